@@ -1,0 +1,107 @@
+"""Tuples passed between the parts of Loupe.
+
+One polarity everywhere: 1 = forged, 0 = authentic.
+Letters: B images, Q queries, R forged regions of one image, H W pixels, h w patch-grid cells.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+
+class Targets(NamedTuple):
+    """What a training step is supervised with, on the network's grid.
+
+    Attributes:
+        labels: (B,) float; 1 = the image is forged.
+        masks: B tensors (R, H, W) in [0, 1]; R = 0 for an authentic image.
+        patch_ratios: (B, h, w); share of forged pixels in each patch.
+        patch_valid: (B, h, w) bool; False where a patch lies wholly in padding, or where no mask
+            is known.
+        mask_known: (B,) bool; False leaves the image out of all losses on masks.
+    """
+
+    labels: Tensor
+    masks: list[Tensor]
+    patch_ratios: Tensor
+    patch_valid: Tensor
+    mask_known: Tensor
+
+
+class ClassifierOutput(NamedTuple):
+    """Verdicts of the patch-aware classifier.
+
+    Attributes:
+        image_logits: (B,) fused logit; its sigmoid is the probability that the image is forged.
+        patch_logits: (B, h, w), or None where patch prediction is switched off.
+    """
+
+    image_logits: Tensor
+    patch_logits: Tensor | None
+
+
+class MaskOutput(NamedTuple):
+    """One prediction of the mask decoder (there is one before the first layer and one after each).
+
+    Attributes:
+        class_logits: (B, Q, 2); index 0 = forged, 1 = no object.
+        mask_logits: (B, Q, H, W) at the mask features' size.
+        boxes: (B, Q, 4) normalised cx, cy, w, h in [0, 1], or None without a box head.
+    """
+
+    class_logits: Tensor
+    mask_logits: Tensor
+    boxes: Tensor | None
+
+
+class LossCounts(NamedTuple):
+    """What the loss sums are divided by. Counts add up over micro-batches and processes.
+
+    All depend on the targets alone, so a trainer can add them over a whole optimiser step before
+    the first forward pass; that is what makes 4 x 2 accumulated equal 1 x 8.
+
+    Attributes:
+        images: number of images.
+        patches: number of patches that are not padding.
+        masks: number of target masks that a query can be matched to.
+        class_weights: sum over all queries of their class weight (1 matched, `no object` else).
+    """
+
+    images: float
+    patches: float
+    masks: float
+    class_weights: float
+
+
+class GroundTruth(NamedTuple):
+    """The truth about one test image. Only an evaluator reads it; the model never does.
+
+    Attributes:
+        label: 1 = forged.
+        mask: (height, width) bool at the image's own size; None = no mask is known (an authentic
+            image needs none: all its pixels are authentic).
+        technique: how it was forged, where the data set says so; "" otherwise.
+        source: where it comes from, where the data set says so; "" otherwise.
+    """
+
+    label: int
+    mask: np.ndarray | None
+    technique: str = ""
+    source: str = ""
+
+
+class Prediction(NamedTuple):
+    """The answer for one image.
+
+    Attributes:
+        score: probability that the image is forged.
+        forgery_map: (height, width) float32 in [0, 1] at the image's own size.
+        patch_map: (h, w) float32 in [0, 1], the patch classifier's map; None if it has none.
+    """
+
+    score: float
+    forgery_map: np.ndarray
+    patch_map: np.ndarray | None
