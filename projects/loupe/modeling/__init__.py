@@ -1,0 +1,1 @@
+"""The model: one file for each noun of the paper."""
