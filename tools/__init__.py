@@ -1,0 +1,1 @@
+"""Command-line tools; the logic lives in the package."""
