@@ -5,6 +5,7 @@ No pickled code is ever run; every key of a file must find its place, and every 
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -161,6 +162,11 @@ def load_weights(path: str | Path) -> Weights:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds more than tensors, and reading that could run code; refused. Ask for a "
+            ".safetensors file, or save its state_dict alone"
+        ) from error
     except Exception as error:  # torch and safetensors raise many types for a damaged file.
         raise CheckpointError(
             f"{path}: not readable as weights ({error}); expected .safetensors, or a torch file "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import timm
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class PerceptionEncoder(Backbone):
             load_into(self.vit, encoder_weights(weights, self.vit), source=weights)
 
     @classmethod
-    def from_config(cls, cfg, input_shape: ShapeSpec | None = None) -> dict:  # noqa: ANN001
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
         """Reads MODEL.PERCEPTION_ENCODER and INPUT.SIZE."""
         encoder = cfg.MODEL.PERCEPTION_ENCODER
         overrides = {
@@ -156,49 +156,70 @@ RESIDUAL_KERNELS = (
     ((0, 0, 1), (0, -2, 0), (1, 0, 0)),
     ((-1, 2, -1), (2, -4, 2), (-1, 2, -1)),
 )
+NUM_RESIDUALS = 3 * len(RESIDUAL_KERNELS)
+# A quarter of a grey level, so that flat cells have a logarithm.
+ENERGY_FLOOR = 0.002
 
 
 class ResidualStem(nn.Module):
-    """Fixed high-pass residuals and strided convolutions in place of the patch embedding.
+    """Local energies of high-pass residuals in place of the patch embedding.
 
     A small encoder trained from scratch on few images finds no forgery traces through a linear
-    patch embedding; residuals give it the noise instead of the content.
+    patch embedding. Here it is given the logarithm of the residuals' energy in cells of 4 px, and
+    in cells of 8 px for each of the four pixels of a 2 x 2 raster (which colour filter arrays and
+    resampling make unequal); both as they are, and relative to the whole image: a pasted region
+    has another noise level than the rest.
 
     Args:
         embed_dim: Width of the tokens.
-        patch_size: A power of two; there is one strided convolution for each halving.
+        patch_size: 8, 16 or 32.
     """
 
     def __init__(self, embed_dim: int, patch_size: int) -> None:
         super().__init__()
-        steps = patch_size.bit_length() - 1
-        if patch_size != 2**steps or steps < 2:
+        if patch_size not in (8, 16, 32):
             raise ValueError(
-                f"STEM: residual needs a patch size of 4, 8, 16 or 32, not {patch_size}; "
+                f"STEM: residual needs a patch size of 8, 16 or 32, not {patch_size}; "
                 "use STEM: patch or an encoder with such a patch"
             )
         kernels = torch.tensor(RESIDUAL_KERNELS, dtype=torch.float32)[:, None]
         self.register_buffer("kernels", kernels.repeat(3, 1, 1, 1), persistent=False)
-        channels = 3 * (len(RESIDUAL_KERNELS) + 1)
-        layers: list[nn.Module] = []
-        for step in range(steps):
-            last = step == steps - 1
-            width = embed_dim if last else min(embed_dim, 32 * 2**step)
-            layers.append(nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=last))
-            if not last:
-                layers += [nn.BatchNorm2d(width), nn.GELU()]
-            channels = width
-        self.convolutions = nn.Sequential(*layers)
+        cells = 3 + 2 * NUM_RESIDUALS
+        self.cells = nn.Sequential(nn.Conv2d(cells, 96, 3, stride=2, padding=1), nn.GELU())
+        layers: list[nn.Module] = [
+            nn.Conv2d(96 + 8 * NUM_RESIDUALS, embed_dim, 3, padding=1),
+            nn.GELU(),
+        ]
+        for _ in range(patch_size.bit_length() - 4):
+            layers += [nn.Conv2d(embed_dim, embed_dim, 3, stride=2, padding=1), nn.GELU()]
+        self.tokens = nn.Sequential(*layers, nn.Conv2d(embed_dim, embed_dim, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, h, w)."""
-        residuals = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), self.kernels, groups=3)
-        # Residuals of photographs are a few grey levels; tanh keeps edges from drowning them.
-        residuals = torch.tanh(residuals * 8.0)
-        return self.convolutions(torch.cat([images, residuals], dim=1))
+        padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+        energy = F.conv2d(padded, self.kernels, groups=3).abs()
+        fine = _log_energy(energy, 4)
+        raster = _log_energy(F.pixel_unshuffle(energy, 2), 4)
+        colour = F.avg_pool2d(images, 4)
+        x = self.cells(torch.cat([colour, fine, _relative(fine)], dim=1))
+        return self.tokens(torch.cat([x, raster, _relative(raster)], dim=1))
+
+
+def _log_energy(energy: Tensor, cell: int) -> Tensor:
+    """Mean over square cells, as a logarithm of about zero mean and unit variance."""
+    return (F.avg_pool2d(energy, cell) + ENERGY_FLOOR).log() / 1.5 + 2.0
+
+
+def _relative(features: Tensor) -> Tensor:
+    """Each channel relative to its mean and deviation over the image."""
+    mean = features.mean(dim=(2, 3), keepdim=True)
+    deviation = features.std(dim=(2, 3), keepdim=True)
+    return (features - mean) / (deviation + 0.1)
 
 
 @BACKBONE_REGISTRY.register()
-def build_perception_encoder(cfg, input_shape: ShapeSpec | None = None) -> PerceptionEncoder:  # noqa: ANN001
+def build_perception_encoder(
+    cfg: CfgNode, input_shape: ShapeSpec | None = None
+) -> PerceptionEncoder:
     """Detectron2's entry: `MODEL.BACKBONE.NAME: build_perception_encoder`."""
     return PerceptionEncoder(cfg, input_shape)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from detectron2.config import configurable
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -94,7 +94,7 @@ class Loupe(nn.Module):
         self.train(self.training)
 
     @classmethod
-    def from_config(cls, cfg) -> dict[str, Any]:  # noqa: ANN001
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Wires the parts as the config says."""
         backbone = build_backbone(cfg)
         classifier = PatchAwareClassifier(
@@ -306,7 +306,7 @@ def _answer(
     }
 
 
-def _segmenter(cfg, dim_in: int) -> Segmenter:  # noqa: ANN001
+def _segmenter(cfg: CfgNode, dim_in: int) -> Segmenter:
     segmenter = cfg.MODEL.SEGMENTER
     return Segmenter(
         dim_in=dim_in,
@@ -324,7 +324,7 @@ def _segmenter(cfg, dim_in: int) -> Segmenter:  # noqa: ANN001
     )
 
 
-def _classification_criterion(cfg) -> ClassificationCriterion | None:  # noqa: ANN001
+def _classification_criterion(cfg: CfgNode) -> ClassificationCriterion | None:
     classifier = cfg.MODEL.CLASSIFIER
     if not classifier.LOSS_WEIGHT:
         return None
@@ -338,7 +338,7 @@ def _classification_criterion(cfg) -> ClassificationCriterion | None:  # noqa: A
     )
 
 
-def _mask_criterion(cfg) -> MaskCriterion:  # noqa: ANN001
+def _mask_criterion(cfg: CfgNode) -> MaskCriterion:
     segmenter = cfg.MODEL.SEGMENTER
     return MaskCriterion(
         weights=MaskLossWeights(
