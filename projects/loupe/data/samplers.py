@@ -1,0 +1,117 @@
+"""Endless, seeded streams of images to train on, shared out over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count, islice
+from typing import NamedTuple
+
+import numpy as np
+from detectron2.utils import comm
+from torch.utils.data import Sampler
+
+
+class Draw(NamedTuple):
+    """One draw of the stream.
+
+    Attributes:
+        position: how manieth of all processes' draws it is; seeds the augmentation.
+        index: which image.
+    """
+
+    position: int
+    index: int
+
+
+class StreamSampler(Sampler):
+    """An endless stream of draws; process r of n takes positions r, r + n, r + 2n, ..."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        """Takes the number of images and the seed, which must be the same in all processes."""
+        if size < 1:
+            raise ValueError("there are no training images; name a data set in DATASETS.TRAIN")
+        self.size = size
+        self.seed = seed
+        self.rank = comm.get_rank()
+        self.processes = comm.get_world_size()
+        self._skipped = 0
+
+    def skip(self, draws: int) -> None:
+        """Lets the stream begin behind the first so many draws of this process."""
+        self._skipped = draws
+
+    def __iter__(self) -> Iterator[Draw]:
+        """Draws of this process."""
+        first = self.rank + self._skipped * self.processes
+        return islice(
+            (Draw(position, index) for position, index in enumerate(self.indices())),
+            first,
+            None,
+            self.processes,
+        )
+
+    def indices(self) -> Iterator[int]:
+        """Indices of all processes' draws."""
+        raise NotImplementedError
+
+
+class TrainingSampler(StreamSampler):
+    """All images in random order, then all again in another."""
+
+    def indices(self) -> Iterator[int]:
+        """Indices of all processes' draws."""
+        return shuffled_forever(np.arange(self.size), (self.seed, 0))
+
+
+class BalancedSampler(StreamSampler):
+    """As many forged as authentic images, each kind in random order before it repeats.
+
+    Each process's stream holds one of each in every two draws, so that its batches are balanced.
+    """
+
+    def __init__(self, labels: np.ndarray, seed: int) -> None:
+        """Takes the labels of all images, 0 or 1.
+
+        Raises:
+            ValueError: one kind is missing.
+        """
+        super().__init__(len(labels), seed)
+        self.forged = np.flatnonzero(labels == 1)
+        self.authentic = np.flatnonzero(labels == 0)
+        if not len(self.forged) or not len(self.authentic):
+            raise ValueError(
+                f"BalancedSampler needs both kinds; there are {len(self.forged)} forged and "
+                f"{len(self.authentic)} authentic images; set DATALOADER.SAMPLER_TRAIN to "
+                "TrainingSampler"
+            )
+
+    def indices(self) -> Iterator[int]:
+        """Indices of all processes' draws."""
+        streams = (
+            shuffled_forever(self.authentic, (self.seed, 1)),
+            shuffled_forever(self.forged, (self.seed, 2)),
+        )
+        order = np.random.default_rng((self.seed, 3))
+        for _ in count():
+            # (2, processes): which kind each process draws first, and the other one second.
+            first = (np.arange(self.processes) + order.integers(2)) % 2
+            for kind in np.concatenate([first, 1 - first]):
+                yield next(streams[kind])
+
+
+def build_sampler(name: str, labels: np.ndarray, seed: int) -> StreamSampler:
+    """The sampler that DATALOADER.SAMPLER_TRAIN names."""
+    if name == "TrainingSampler":
+        return TrainingSampler(len(labels), seed)
+    if name == "BalancedSampler":
+        return BalancedSampler(labels, seed)
+    raise ValueError(
+        f"DATALOADER.SAMPLER_TRAIN is {name!r}; it must be TrainingSampler or BalancedSampler"
+    )
+
+
+def shuffled_forever(indices: np.ndarray, seed: tuple[int, ...]) -> Iterator[int]:
+    """All indices in random order, again and again, each time in another order."""
+    generator = np.random.default_rng(seed)
+    while True:
+        yield from generator.permutation(indices).tolist()

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import io
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from loupe.data.decoding import (
+    MaskSizeError,
+    UnreadableImageError,
+    read_image,
+    read_image_and_mask,
+    read_mask,
+)
+
+
+def exif_with_orientation(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_as_pillow_does(tmp_path, photograph, orientation):
+    path = tmp_path / "turned.png"
+    Image.fromarray(photograph).save(path, exif=exif_with_orientation(orientation))
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(read_image(path), expected)
+
+
+def test_broken_exif_leaves_the_pixels_readable(tmp_path, photograph):
+    path = tmp_path / "broken.jpg"
+    Image.fromarray(photograph).save(path, exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x05junk")
+    assert read_image(path).shape == photograph.shape
+
+
+def test_palette_png_has_its_palettes_colours(tmp_path):
+    palette = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), mode="P")
+    palette.putpalette([10, 20, 30, 200, 100, 50, 7, 8, 9])
+    palette.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "palette.png"),
+        [[[10, 20, 30], [200, 100, 50]], [[7, 8, 9], [200, 100, 50]]],
+    )
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "alpha.png"), [[[10, 20, 30], [255, 255, 255]]]
+    )
+
+
+def test_transparent_palette_entry_is_laid_on_white(tmp_path):
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    palette.save(tmp_path / "palette.png", transparency=0)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "palette.png"), [[[255, 255, 255], [200, 100, 50]]]
+    )
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_grey_images_become_three_equal_channels(tmp_path, mode):
+    Image.new(mode, (3, 2), {"L": 77, "LA": (77, 255), "1": 1}[mode]).save(tmp_path / "grey.png")
+    expected = 255 if mode == "1" else 77
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "grey.png"), np.full((2, 3, 3), expected, np.uint8)
+    )
+
+
+def test_16_bit_grey_keeps_its_brightness(tmp_path):
+    Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png")[0, :, 0], [0, 128, 255])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_colour_keeps_its_brightness(tmp_path, suffix):
+    path = tmp_path / f"deep.{suffix}"
+    blue_green_red = np.array([[[0, 32768, 65535]]], np.uint16)
+    cv2.imwrite(str(path), blue_green_red)
+    np.testing.assert_allclose(read_image(path)[0, 0], [255, 128, 0], atol=1)
+
+
+def test_cmyk_jpeg_becomes_rgb(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=98)
+    red, green, blue = read_image(tmp_path / "print.jpg")[4, 4]
+    assert red > 200
+    assert max(green, blue) < 60
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "webp", "tiff", "gif", "jpeg"])
+def test_common_formats_are_read(tmp_path, photograph, suffix):
+    path = tmp_path / f"image.{suffix}"
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(photograph).save(path, **options)
+    difference = read_image(path).astype(int) - photograph
+    assert np.abs(difference).mean() < 8
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UnreadableImageError, match=r"gone\.png: the file does not exist; restore"):
+        read_image(tmp_path / "gone.png")
+
+
+def test_zero_byte_file_is_named(tmp_path):
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(UnreadableImageError, match=r"empty\.png: the file is empty; copy it again"):
+        read_image(tmp_path / "empty.png")
+
+
+def test_text_named_png_is_named(tmp_path):
+    (tmp_path / "text.png").write_text("not an image at all")
+    with pytest.raises(
+        UnreadableImageError, match=r"text\.png: the content is no image .*b'not an"
+    ):
+        read_image(tmp_path / "text.png")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "bmp"])
+def test_truncated_file_is_named(tmp_path, suffix):
+    generator = np.random.default_rng(0)
+    data = io.BytesIO()
+    noise = Image.fromarray(generator.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    noise.save(data, format={"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(data.getvalue()[: len(data.getvalue()) // 2])
+    with pytest.raises(UnreadableImageError, match=r"cut\.\w+: the "):
+        read_image(path)
+
+
+def test_too_many_pixels_are_refused(tmp_path, save):
+    save(tmp_path / "bomb.png", np.zeros((20, 20), np.uint8))
+    with pytest.raises(UnreadableImageError, match=r"too many pixels \(20 x 20 .*below 399"):
+        read_image(tmp_path / "bomb.png", max_pixels=399)
+
+
+def test_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(UnreadableImageError, match="cannot be opened"):
+        read_image(tmp_path)
+
+
+def test_error_survives_the_way_from_a_worker():
+    error = UnreadableImageError("a.png", "the file is empty", "copy it again")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_mask_of_zero_and_one_counts_as_such(tmp_path, dtype):
+    Image.fromarray(np.array([[0, 1]], dtype)).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), [[0.0, 1.0]])
+
+
+@pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_mask_is_scaled_by_the_range_of_its_type(tmp_path, dtype, top):
+    Image.fromarray(np.array([[0, top // 5, top]], dtype)).save(tmp_path / "mask.png")
+    np.testing.assert_allclose(read_mask(tmp_path / "mask.png"), [[0, 0.2, 1]], atol=1e-6)
+
+
+def test_soft_mask_is_not_stretched(tmp_path):
+    Image.fromarray(np.array([[0, 51]], np.uint8)).save(tmp_path / "mask.png")
+    np.testing.assert_allclose(read_mask(tmp_path / "mask.png"), [[0.0, 0.2]], atol=1e-6)
+
+
+def test_float_mask_is_taken_as_it_is(tmp_path):
+    Image.fromarray(np.array([[0, 0.25, 1]], np.float32)).save(tmp_path / "mask.tif")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif"), [[0, 0.25, 1]])
+
+
+def test_red_region_of_a_colour_mask_counts_fully(tmp_path):
+    Image.fromarray(np.array([[[255, 0, 0], [0, 0, 0]]], np.uint8)).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), [[1.0, 0.0]])
+
+
+def test_palette_mask_is_read_by_colour_not_by_index(tmp_path):
+    mask = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
+    mask.putpalette([255, 255, 255, 0, 0, 0])
+    mask.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), [[1.0, 0.0]])
+
+
+def test_bilevel_mask_is_read(tmp_path):
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), [[1.0, 0.0]])
+
+
+def test_transparent_part_of_a_mask_is_authentic(tmp_path):
+    pixels = np.array([[[255, 255, 255, 255], [255, 255, 255, 0]]], np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), [[1.0, 0.0]])
+
+
+@pytest.mark.parametrize("mode", ["strict", "skip"])
+def test_mask_of_another_size_is_refused_with_both_sizes(tmp_path, save, mode):
+    image = save(tmp_path / "image.png", np.zeros((4, 6, 3), np.uint8))
+    mask = save(tmp_path / "mask.png", np.zeros((2, 3), np.uint8))
+    with pytest.raises(MaskSizeError, match="3 x 2 pixels, its image .* is 6 x 4"):
+        read_image_and_mask(image, mask, mode)
+
+
+def test_mask_of_another_size_is_resized_to_the_nearest(tmp_path, save):
+    image = save(tmp_path / "image.png", np.zeros((2, 4, 3), np.uint8))
+    mask = save(tmp_path / "mask.png", np.array([[0, 255]], np.uint8))
+    _, resized = read_image_and_mask(image, mask, "resize")
+    np.testing.assert_array_equal(resized, [[0, 0, 1, 1], [0, 0, 1, 1]])
+
+
+def test_mask_drawn_on_stored_pixels_is_turned_with_its_photograph(tmp_path, photograph):
+    mask = np.zeros(photograph.shape[:2], np.uint8)
+    photograph[2:5, 3:9] = mask[2:5, 3:9] = 255
+    Image.fromarray(photograph).save(tmp_path / "i.png", exif=exif_with_orientation(6))
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    image, turned = read_image_and_mask(tmp_path / "i.png", tmp_path / "m.png", "strict")
+    np.testing.assert_array_equal(turned == 1, image.min(axis=2) == 255)
+
+
+def test_inverted_mask_is_turned_over(tmp_path, save):
+    image = save(tmp_path / "image.png", np.zeros((1, 2, 3), np.uint8))
+    mask = save(tmp_path / "mask.png", np.array([[0, 255]], np.uint8))
+    _, read = read_image_and_mask(image, mask, mask_rule="inverted")
+    np.testing.assert_array_equal(read, [[1.0, 0.0]])
