@@ -1,0 +1,6 @@
+"""Training: the step, its data order, checkpoints, evaluation and processes."""
+
+from loupe.trainer.processes import launch
+from loupe.trainer.trainer import LoupeTrainer
+
+__all__ = ["LoupeTrainer", "launch"]

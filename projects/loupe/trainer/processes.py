@@ -1,0 +1,124 @@
+"""Starting the processes of a run: one, several of our own, or those that torchrun started."""
+
+from __future__ import annotations
+
+import logging
+import os
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def launch(main: Callable[[Namespace], Any], arguments: Namespace) -> Any:
+    """Runs `main(arguments)` in as many processes as asked for.
+
+    Detectron2's own `launch` is not used, because that of version 0.6 knows CUDA only. Here the
+    processes talk through NCCL where there is CUDA, else through gloo. Under torchrun this
+    process joins the group that torchrun describes.
+
+    Args:
+        main: entry point of each process; importable, since processes are spawned.
+        arguments: of Detectron2's `default_argument_parser`; `num_gpus` counts the processes on
+            this machine, also where there is no GPU.
+
+    Returns:
+        What `main` returns, if it ran in this process; else None.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        with process_group(
+            rank=int(os.environ["RANK"]),
+            local_rank=int(os.environ["LOCAL_RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+            local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+            url="env://",
+        ):
+            return main(arguments)
+    if arguments.num_gpus * arguments.num_machines == 1:
+        return main(arguments)
+    mp.start_processes(
+        _run_process, args=(main, arguments), nprocs=arguments.num_gpus, start_method="spawn"
+    )
+    return None
+
+
+def _run_process(local_rank: int, main: Callable[[Namespace], Any], arguments: Namespace) -> None:
+    with process_group(
+        rank=arguments.machine_rank * arguments.num_gpus + local_rank,
+        local_rank=local_rank,
+        world_size=arguments.num_machines * arguments.num_gpus,
+        local_size=arguments.num_gpus,
+        url=arguments.dist_url,
+    ):
+        main(arguments)
+
+
+@contextmanager
+def process_group(
+    *, rank: int, local_rank: int, world_size: int, local_size: int, url: str
+) -> Iterator[None]:
+    """Joins the group of all processes, and Detectron2's group of those on this machine.
+
+    Raises:
+        RuntimeError: there is CUDA, but fewer devices than processes on this machine.
+    """
+    has_cuda = torch.cuda.is_available()
+    if has_cuda and local_size > torch.cuda.device_count():
+        raise RuntimeError(
+            f"{local_size} processes on a machine with {torch.cuda.device_count()} CUDA devices. "
+            "Ask for fewer, or hide the devices (CUDA_VISIBLE_DEVICES=) to run on the CPU."
+        )
+    if has_cuda:
+        torch.cuda.set_device(local_rank)
+    backend = "nccl" if has_cuda else "gloo"
+    logging.getLogger(__name__).info("process %d of %d joins over %s", rank, world_size, backend)
+    dist.init_process_group(backend, init_method=url, world_size=world_size, rank=rank)
+    try:
+        _create_local_group(local_size)
+        comm.synchronize()
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _create_local_group(local_size: int) -> None:
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(local_size)
+        return
+    # Detectron2 0.6 leaves no way but its private variable to those who do not use its `launch`.
+    for first in range(0, comm.get_world_size(), local_size):
+        ranks = list(range(first, first + local_size))
+        group = dist.new_group(ranks)
+        if comm.get_rank() in ranks:
+            comm._LOCAL_PROCESS_GROUP = group
+
+
+def check_batch_size(images_per_batch: int) -> None:
+    """Checks that a batch can be shared out evenly among the processes.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    processes = comm.get_world_size()
+    if images_per_batch < 1 or images_per_batch % processes:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {images_per_batch}; it must be a positive multiple of the "
+            f"number of processes, {processes}."
+        )
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """Lets the processes average the model's gradients; one process needs no wrapper."""
+    if comm.get_world_size() == 1:
+        return model
+    # No `device_ids`: the model moves its inputs itself, and on the CPU there are none.
+    # Unused parameters are looked for because a loss may be switched off by the config
+    # (the patch path alone leaves the attention pool without gradient).
+    return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=True)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loupe.visualization import FORGED_COLOUR, TRUTH_COLOUR, overlay, panel, sheet
+
+GREY = np.full((60, 90, 3), 120, np.uint8)
+SQUARE = np.zeros((60, 90), np.float32)
+SQUARE[20:40, 30:60] = 1.0
+
+
+def test_an_overlay_leaves_authentic_pixels_and_its_input_untouched():
+    image = GREY.copy()
+    result = overlay(image, SQUARE)
+    assert np.array_equal(image, GREY)
+    assert np.array_equal(result[SQUARE == 0], GREY[SQUARE == 0])
+
+
+def test_an_overlay_tints_forged_pixels_towards_the_colour():
+    inside = overlay(GREY, SQUARE)[30, 45].astype(int)
+    assert inside[0] > 120 > inside[1]
+
+
+def test_a_stronger_map_tints_more():
+    weak, strong = (overlay(GREY, SQUARE * share)[30, 45, 1] for share in (0.2, 0.4))
+    assert weak > strong
+
+
+def test_the_outline_follows_the_threshold():
+    half = SQUARE * 0.4
+    assert tuple(overlay(GREY, half, threshold=0.3)[20, 40]) == FORGED_COLOUR
+    assert tuple(overlay(GREY, half, threshold=0.5)[20, 40]) != FORGED_COLOUR
+
+
+def test_an_overlay_of_another_size_is_an_error_that_names_both():
+    with pytest.raises(ValueError, match=r"forgery map is \(5, 5\), but the image is \(60, 90\)"):
+        overlay(GREY, np.zeros((5, 5)))
+
+
+def test_an_image_of_floats_is_an_error():
+    with pytest.raises(ValueError, match="must be uint8"):
+        overlay(GREY / 255.0, SQUARE)
+
+
+def test_a_panel_shows_input_truth_and_prediction_side_by_side():
+    picture = panel(GREY, SQUARE > 0, SQUARE, 0.9)
+    strip = picture.shape[0] - 60
+    cells = [picture[strip:, left : left + 90] for left in (0, 94, 188)]
+    assert np.array_equal(cells[0], GREY)
+    assert np.array_equal(cells[1], overlay(GREY, SQUARE, colour=TRUTH_COLOUR))
+    assert np.array_equal(cells[2], overlay(GREY, SQUARE))
+
+
+def test_captions_hold_text_at_any_width():
+    for width in (32, 90, 600):
+        image = np.full((40, width, 3), 9, np.uint8)
+        picture = panel(image, None, np.zeros((40, width)), 0.123)
+        strip = picture[:-40]
+        for left in (0, width + 4, 2 * width + 8):
+            caption = strip[:, left : left + width]
+            assert caption.min() < 100, "no text"
+            assert (caption[:, -1] == 255).all(), "text is cut off"
+
+
+def test_captions_tell_scores_apart():
+    first, second = (panel(GREY, None, SQUARE, score) for score in (0.123, 0.987))
+    assert not np.array_equal(first[:-60, 188:], second[:-60, 188:])
+
+
+def test_unknown_truth_is_grey_and_not_an_authentic_image():
+    unknown = panel(GREY, None, SQUARE, 0.5)[-60:, 94:184]
+    assert (unknown == 128).all()
+
+
+def test_a_sheet_holds_panels_of_different_sizes_row_by_row():
+    panels = [np.full((10, width, 3), width, np.uint8) for width in (20, 30, 40)]
+    picture = sheet(panels, columns=2)
+    assert (picture[:10, :20] == 20).all()
+    assert (picture[:10, 44:74] == 30).all()
+    assert (picture[14:24, :40] == 40).all()
+
+
+def test_a_sheet_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="not 0 and 1"):
+        sheet([])

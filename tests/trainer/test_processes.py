@@ -1,0 +1,116 @@
+"""Several processes on gloo compute what one process computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from loupe.trainer import launch
+from tests.trainer.toy import train_and_save
+
+ROOT = Path(__file__).parents[2]
+
+# No draws, so that one process and two see the same numbers.
+DETERMINISTIC = ["MODEL.SEGMENTER.CONDITION_JITTER", 0.0, "SOLVER.MAX_ITER", 2]
+
+STAGE1 = """
+MODEL:
+  DEVICE: cpu
+  FREEZE: []
+  PERCEPTION_ENCODER:
+    {NAME: vit_pe_core_tiny_patch16_384, DEPTH: 1, EMBED_DIM: 32, NUM_HEADS: 2}
+  SEGMENTER: {ENABLED: False}
+INPUT: {SIZE: 64}
+SOLVER: {MAX_ITER: 2, IMS_PER_BATCH: 2, BASE_LR: 0.001, WARMUP_FRACTION: 0.0, ACCUMULATION_STEPS: 2}
+DATALOADER: {NUM_WORKERS: 0}
+SEED: 1
+"""
+
+
+def free_port() -> int:
+    """A port that nobody uses right now."""
+    return torch.distributed.TCPStore("127.0.0.1", 0, is_master=True).port
+
+
+def start(folder: Path, processes: int, *options: object, poisoned_rank: int = -1) -> None:
+    """Trains the toy in some processes."""
+    arguments = Namespace(
+        num_gpus=processes,
+        num_machines=1,
+        machine_rank=0,
+        dist_url=f"tcp://127.0.0.1:{free_port()}",
+        folder=str(folder),
+        options=[*DETERMINISTIC, *options],
+        poisoned_rank=poisoned_rank,
+    )
+    launch(train_and_save, arguments)
+
+
+def assert_close(first: dict, second: dict) -> None:
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_image_equal_one_process_of_two(folder):
+    options = ("SOLVER.ACCUMULATION_STEPS", 3)
+    start(folder, 1, *options)
+    start(folder, 2, *options)
+    one, first, second = (
+        torch.load(folder / name) for name in ("rank0of1.pth", "rank0of2.pth", "rank1of2.pth")
+    )
+    assert_close(first["model"], one["model"])
+    assert_close(second["model"], first["model"])
+    # One exchange per step, though a step has three micro-batches.
+    assert first["exchanges"] == 2
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_its_images(folder):
+    start(folder, 2, poisoned_rank=1)
+    messages = [(folder / f"error{rank}.txt").read_text() for rank in range(2)]
+    assert messages[0] == messages[1]
+    assert "process 1: " in messages[0]
+    assert "process 0: " not in messages[0]
+
+
+def test_more_processes_than_images_in_a_batch_are_an_error(folder, monkeypatch):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match="multiple of the number of processes, 3"):
+        start(folder, 1)
+
+
+def run_tool(command: list[str], folder: Path, output: str) -> None:
+    data = str(folder / "manifest.csv")
+    command = [*command, "tools/train_net.py", "--config-file", str(folder / "stage1.yaml")]
+    command += ["DATASETS.TRAIN", f"('{data}',)", "DATASETS.TEST", f"('{data}',)"]
+    command += ["OUTPUT_DIR", str(folder / output)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_the_tool_under_torchrun_trains_and_evaluates_as_in_one_process(folder):
+    (folder / "stage1.yaml").write_text(STAGE1)
+    run_tool([sys.executable], folder, "one")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    run_tool([*torchrun, "--master-port", str(free_port())], folder, "two")
+    one, two = (torch.load(folder / run / "model_final.pth")["model"] for run in ("one", "two"))
+    assert_close(one, two)
+    results = [
+        json.loads(next((folder / run / "inference").glob("*.json")).read_text())
+        for run in ("one", "two")
+    ]
+    for name in ("image/AUC", "image/Brier", "pixel/F1-pooled", "pixel/AUC-pooled"):
+        values = [result[name]["value"] for result in results]
+        assert values[0] == pytest.approx(values[1], abs=1e-5), name

@@ -1,0 +1,105 @@
+"""The step on Loupe itself, at a tiny size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from torch import Tensor
+
+from loupe.modeling.loupe import Loupe
+from loupe.trainer import LoupeTrainer
+from loupe.trainer.step import TrainingStep
+from tests.trainer.toy import toy_config
+
+
+def tiny_loupe(folder: Path, *options: object) -> CfgNode:
+    return toy_config(
+        folder,
+        *("MODEL.META_ARCHITECTURE", "Loupe", "MODEL.SEGMENTER.CONDITION_JITTER", 0.0),
+        *("MODEL.PERCEPTION_ENCODER.NAME", "vit_pe_core_tiny_patch16_384"),
+        *("MODEL.PERCEPTION_ENCODER.DEPTH", 1, "MODEL.PERCEPTION_ENCODER.EMBED_DIM", 32),
+        *("MODEL.PERCEPTION_ENCODER.NUM_HEADS", 2, "MODEL.SEGMENTER.FEATURE_DIM", 32),
+        *("MODEL.SEGMENTER.NUM_HEADS", 2, "MODEL.SEGMENTER.PIXEL_LAYERS", 1),
+        *("MODEL.SEGMENTER.PIXEL_FFN_DIM", 32, "MODEL.SEGMENTER.MASK_FFN_DIM", 32),
+        *("MODEL.SEGMENTER.MASK_LAYERS", 2, "MODEL.SEGMENTER.NUM_QUERIES", 3),
+        *("MODEL.SEGMENTER.TRAIN_POINTS", 64, "INPUT.SIZE", 64, "INPUT.TARGETS", "regions"),
+        *options,
+    )
+
+
+def same_points(*shape: int, device: torch.device) -> Tensor:
+    """Draws that do not depend on how many masks are drawn for at once."""
+    generator = torch.Generator().manual_seed(sum(shape[1:]))
+    return torch.rand(shape[1:], generator=generator).to(device).expand(shape)
+
+
+def step_of(cfg: CfgNode, items: list[dict], size: int) -> Loupe:
+    """One step of plain descent over `items` in micro-batches of `size`."""
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    model.mask_criterion.draw = same_points
+    micro_batches = [items[start : start + size] for start in range(0, len(items), size)]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    step = TrainingStep(
+        model, micro_batches, optimizer, seed=0, accumulation_steps=len(micro_batches)
+    )
+    with EventStorage():
+        step.run(0)
+    return model
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad"])
+def test_four_micro_batches_of_two_equal_one_batch_of_eight(folder, resize):
+    cfg = tiny_loupe(
+        folder,
+        "SOLVER.IMS_PER_BATCH",
+        8,
+        "INPUT.RESIZE",
+        resize,
+        "MODEL.SEGMENTER.PREDICT_BOXES",
+        True,
+    )
+    items = next(iter(LoupeTrainer.build_train_loader(cfg)))
+    # Authentic images first: two micro-batches have no mask, two have all.
+    items.sort(key=lambda item: item["label"])
+    small, large = step_of(cfg, items, 2), step_of(cfg, items, 8)
+    largest = max(float(p.grad.abs().max()) for p in large.parameters() if p.grad is not None)
+    for (name, a), b in zip(small.named_parameters(), large.parameters(), strict=True):
+        if b.grad is None:
+            assert a.grad is None, name
+            continue
+        # A bias before a norm of its own channel has no gradient but rounding.
+        scale = max(float(b.grad.abs().max()), 1e-2 * largest)
+        torch.testing.assert_close(a.grad / scale, b.grad / scale, rtol=0, atol=1e-5, msg=name)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(folder):
+    cfg = tiny_loupe(folder, "SOLVER.CHECKPOINT_PERIOD", 2, "MODEL.FREEZE", ["backbone"])
+    whole = LoupeTrainer(cfg)
+    whole.train()
+    (folder / "output" / "last_checkpoint").write_text("model_0000001.pth")
+    rest = LoupeTrainer(cfg)
+    rest.resume_or_load(resume=True)
+    rest.train()
+    for a, b in zip(whole.model.parameters(), rest.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_weights_that_are_not_finite_stop_the_run_with_step_and_images(folder):
+    trainer = LoupeTrainer(tiny_loupe(folder))
+    with torch.no_grad():
+        trainer.model.segmenter.mask_decoder.query_features.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"iteration 0(.|\n)*image\d\.png"):
+        trainer.train()
+
+
+def test_bfloat16_autocast_trains_on_the_cpu(folder):
+    trainer = LoupeTrainer(tiny_loupe(folder, "SOLVER.AMP.ENABLED", True))
+    trainer.train()
+    assert all(bool(p.isfinite().all()) for p in trainer.model.parameters())
