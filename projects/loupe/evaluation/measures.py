@@ -1,0 +1,197 @@
+"""What is kept of one image: a few numbers, however many pixels it has.
+
+Everything a metric needs of an image is measured while its map is in memory; metrics are then
+computed from the numbers of all images (`metrics.py`), and the map is forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from loupe.evaluation.curves import (
+    LevelCounts,
+    area_under_roc,
+    best_f1,
+    count_levels,
+    curve_of,
+)
+from loupe.evaluation.protocols import benco_measures, trufor_measures
+from loupe.structures import GroundTruth
+
+# The one fixed threshold: forged means `> 0.5`, which for 8-bit maps is `> 127`.
+THRESHOLD = 0.5
+# An authentic image counts as a false alarm from a forged region of this share of it.
+ALARM_SHARE = 0.01
+PROTOCOLS = ("benco", "trufor", "mvss", "sida")
+# The peer's own default size; `None` means the image's own size (its padding protocol).
+BENCO_SIZE = 512
+
+
+class ImageMeasures(NamedTuple):
+    """One image's numbers; NaN where a number is not defined or could not be measured.
+
+    Attributes:
+        label: 1 = forged.
+        score: probability that the image is forged.
+        true_positives: forged pixels above the threshold. The four counts are NaN where the image
+            has no map or its mask is not known.
+        false_positives: authentic pixels above the threshold.
+        false_negatives: forged pixels at or below the threshold.
+        true_negatives: authentic pixels at or below the threshold.
+        pixel_auc: area under this image's pixel ROC; NaN unless it has pixels of both classes.
+        best_f1: F1 at this image's own best threshold (an oracle); NaN for an authentic image.
+        map_maximum: highest score of a pixel.
+        largest_region: authentic images only: largest 8-connected region called forged, as a share
+            of the image.
+        benco_f1: IMDL-BenCo's F1 at its network size.
+        benco_iou: IMDL-BenCo's IoU at its network size.
+        benco_auc: IMDL-BenCo's AUC at its network size, with its rule for ties.
+        trufor_fixed: TruFor's F1 at 0.5; NaN for an authentic image.
+        trufor_best: TruFor's F1 at the best threshold; NaN for an authentic image.
+    """
+
+    label: float
+    score: float
+    true_positives: float = math.nan
+    false_positives: float = math.nan
+    false_negatives: float = math.nan
+    true_negatives: float = math.nan
+    pixel_auc: float = math.nan
+    best_f1: float = math.nan
+    map_maximum: float = math.nan
+    largest_region: float = math.nan
+    benco_f1: float = math.nan
+    benco_iou: float = math.nan
+    benco_auc: float = math.nan
+    trufor_fixed: float = math.nan
+    trufor_best: float = math.nan
+
+
+def checked_map(forgery_map: np.ndarray, name: str, shape: tuple[int, int] | None) -> np.ndarray:
+    """The map as uint8 or float32 in [0, 1], or an error that names the image.
+
+    Args:
+        forgery_map: (H, W) uint8, uint16 (full range), bool or float.
+        name: the image, for the error.
+        shape: the truth's (H, W), if known.
+
+    Raises:
+        ValueError: not (H, W), of another size than the truth, not finite, or outside [0, 1].
+    """
+    if forgery_map.ndim != 2 or forgery_map.size == 0:
+        raise ValueError(f"{name}: the forgery map has shape {forgery_map.shape}, needed is (H, W)")
+    if shape is not None and forgery_map.shape != tuple(shape):
+        raise ValueError(
+            f"{name}: the forgery map is {forgery_map.shape[0]}x{forgery_map.shape[1]} (H x W), "
+            f"the truth {shape[0]}x{shape[1]}; save maps at the image's own size, "
+            "or let the scorer resize them (--size resize)"
+        )
+    if forgery_map.dtype == np.uint8:
+        return forgery_map
+    if forgery_map.dtype == bool:
+        return forgery_map.astype(np.uint8) * np.uint8(255)
+    if forgery_map.dtype == np.uint16:
+        return (forgery_map / np.float32(65535)).astype(np.float32)
+    if not np.issubdtype(forgery_map.dtype, np.floating):
+        raise ValueError(
+            f"{name}: the forgery map is {forgery_map.dtype}; "
+            "needed is uint8, uint16, bool or a float in [0, 1]"
+        )
+    forgery_map = forgery_map.astype(np.float32, copy=False)
+    lowest, highest = float(forgery_map.min()), float(forgery_map.max())
+    if not (lowest >= 0 and highest <= 1):
+        raise ValueError(
+            f"{name}: the forgery map reaches from {lowest} to {highest}; probabilities in [0, 1] "
+            "are needed (apply a sigmoid to logits, replace NaN)"
+        )
+    return forgery_map
+
+
+def _known_mask(truth: GroundTruth, shape: tuple[int, int]) -> np.ndarray | None:
+    """Forged pixels of the truth; None where they are not known or contradict the label."""
+    if truth.label == 0:
+        if truth.mask is not None and truth.mask.any():
+            return None
+        return np.zeros(shape, bool)
+    return None if truth.mask is None else np.ascontiguousarray(truth.mask, dtype=bool)
+
+
+def largest_region_share(forged: np.ndarray) -> float:
+    """Largest 8-connected region of a (H, W) bool map, as a share of its pixels."""
+    # Labelling costs ten times a sum; most maps of authentic images need none.
+    if forged.sum() < ALARM_SHARE * forged.size:
+        return 0.0
+    statistics = cv2.connectedComponentsWithStats(forged.view(np.uint8), connectivity=8)[2]
+    return float(statistics[1:, cv2.CC_STAT_AREA].max(initial=0)) / forged.size
+
+
+def _own_size_measures(levels: LevelCounts) -> dict[str, float]:
+    """Counts at the fixed threshold and curve numbers of one image."""
+    above = slice(int(np.searchsorted(levels.values, THRESHOLD, side="right")), None)
+    forged, authentic = float(levels.forged.sum()), float(levels.authentic.sum())
+    true_positives = float(levels.forged[above].sum())
+    false_positives = float(levels.authentic[above].sum())
+    measures = {
+        "true_positives": true_positives,
+        "false_positives": false_positives,
+        "false_negatives": forged - true_positives,
+        "true_negatives": authentic - false_positives,
+        "map_maximum": float(levels.values[-1]),
+    }
+    if forged:
+        curve = curve_of(levels)
+        measures["best_f1"] = float(best_f1(curve)[0])
+        measures["pixel_auc"] = float(area_under_roc(curve))
+    return measures
+
+
+def measure_image(
+    name: str,
+    truth: GroundTruth,
+    score: float,
+    forgery_map: np.ndarray | None,
+    *,
+    protocols: tuple[str, ...] = PROTOCOLS,
+    benco_size: int | None = BENCO_SIZE,
+) -> tuple[ImageMeasures, LevelCounts | None]:
+    """Measures one image.
+
+    Args:
+        name: for errors.
+        truth: label and mask.
+        score: probability that the image is forged; NaN where the detector gives none.
+        forgery_map: (H, W) at the truth's size, or None where there is no map.
+        protocols: which peers' protocols to measure as well.
+        benco_size: network size for `benco`.
+
+    Returns:
+        The numbers, and the counts of the scores of a forged image's pixels (None otherwise).
+
+    Raises:
+        ValueError: see `checked_map`; or the score is not in [0, 1].
+    """
+    if not (math.isnan(score) or 0 <= score <= 1):
+        raise ValueError(f"{name}: the score is {score}; a probability in [0, 1] is needed")
+    label = int(truth.label)
+    if forgery_map is None:
+        return ImageMeasures(label, score), None
+    shape = None if truth.mask is None else truth.mask.shape
+    forgery_map = checked_map(forgery_map, name, shape)
+    mask = _known_mask(truth, forgery_map.shape)
+    if mask is None:
+        scale = 255.0 if forgery_map.dtype == np.uint8 else 1.0
+        return ImageMeasures(label, score, map_maximum=float(forgery_map.max()) / scale), None
+    levels = count_levels(forgery_map, mask)
+    numbers = _own_size_measures(levels)
+    if not label:
+        above = forgery_map > (127 if forgery_map.dtype == np.uint8 else THRESHOLD)
+        numbers["largest_region"] = largest_region_share(above)
+    if "benco" in protocols:
+        numbers |= benco_measures(forgery_map, mask, benco_size)
+    if "trufor" in protocols and label:
+        numbers |= trufor_measures(forgery_map, mask)
+    return ImageMeasures(label, score, **numbers), levels if label else None

@@ -1,0 +1,101 @@
+"""The gathered numbers of all images, as columns."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from loupe.evaluation.measures import ImageMeasures
+
+
+class RecordTable:
+    """Numbers of n images, 120 bytes each, and their names.
+
+    Attributes:
+        image_ids: n identifiers, each once.
+        techniques: n names, "" where unknown.
+        sources: n names, "" where unknown.
+    """
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self.image_ids: list[str] = []
+        self.techniques: list[str] = []
+        self.sources: list[str] = []
+        self._numbers = array("d")
+        self._known: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self._known
+
+    def append(
+        self, image_id: str, measures: ImageMeasures, technique: str = "", source: str = ""
+    ) -> None:
+        """Adds an image; one that is there already is left out (its numbers are the same)."""
+        if image_id in self._known:
+            return
+        self._known.add(image_id)
+        self.image_ids.append(image_id)
+        self.techniques.append(technique)
+        self.sources.append(source)
+        self._numbers.extend(measures)
+
+    def extend(self, other: RecordTable) -> None:
+        """Adds another table's images, each identifier once."""
+        for index, row in enumerate(other.matrix()):
+            self.append(
+                other.image_ids[index],
+                ImageMeasures(*row),
+                other.techniques[index],
+                other.sources[index],
+            )
+
+    def matrix(self) -> np.ndarray:
+        """(n, fields of ImageMeasures) float64."""
+        numbers = np.frombuffer(self._numbers.tobytes(), dtype=np.float64)
+        return numbers.reshape(-1, len(ImageMeasures._fields))
+
+    def columns(self, rows: np.ndarray | None = None) -> Columns:
+        """The numbers by name, in the order of the identifiers (so it never matters who was first).
+
+        Args:
+            rows: (n,) bool, in the table's own order, to take only some images.
+        """
+        order = np.argsort(np.array(self.image_ids, dtype=object), kind="stable")
+        if rows is not None:
+            order = order[rows[order]]
+        return Columns(*self.matrix()[order].T)
+
+
+class Columns(NamedTuple):
+    """`ImageMeasures` of n images: every attribute (n,) float64."""
+
+    label: np.ndarray
+    score: np.ndarray
+    true_positives: np.ndarray
+    false_positives: np.ndarray
+    false_negatives: np.ndarray
+    true_negatives: np.ndarray
+    pixel_auc: np.ndarray
+    best_f1: np.ndarray
+    map_maximum: np.ndarray
+    largest_region: np.ndarray
+    benco_f1: np.ndarray
+    benco_iou: np.ndarray
+    benco_auc: np.ndarray
+    trufor_fixed: np.ndarray
+    trufor_best: np.ndarray
+
+
+def columns_of(measures: Iterable[ImageMeasures]) -> Columns:
+    """Columns of measures that need no names."""
+    table = RecordTable()
+    for index, one in enumerate(measures):
+        table.append(str(index).zfill(9), one)
+    return table.columns()

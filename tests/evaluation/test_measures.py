@@ -1,0 +1,141 @@
+"""One image's numbers: counts, thresholds, masks that are unknown or wrong, errors by name."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from skimage.measure import label as label_regions
+from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
+
+from loupe.evaluation.measures import ImageMeasures, largest_region_share, measure_image
+from loupe.structures import GroundTruth
+
+
+def example(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    mask = np.zeros((30, 50), bool)
+    mask[5:15, 10:35] = True
+    return np.clip(generator.normal(0.4 + 0.2 * mask, 0.2), 0, 1).astype(np.float32), mask
+
+
+def measured(truth: GroundTruth, forgery_map: np.ndarray | None, score: float = 0.7):
+    return measure_image("a.jpg", truth, score, forgery_map)[0]
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_counts_give_scikit_learns_f1_and_iou(eight_bit):
+    scores, mask = example()
+    forgery_map = (scores * 255).astype(np.uint8) if eight_bit else scores
+    called = forgery_map > (127 if eight_bit else 0.5)
+    numbers = measured(GroundTruth(1, mask), forgery_map)
+    hits, alarms, missed = numbers[2:5]
+    assert 2 * hits / (2 * hits + alarms + missed) == pytest.approx(
+        f1_score(mask.ravel(), called.ravel())
+    )
+    assert hits / (hits + alarms + missed) == pytest.approx(
+        jaccard_score(mask.ravel(), called.ravel())
+    )
+    assert sum(numbers[2:6]) == mask.size
+
+
+def test_the_threshold_itself_is_not_forged():
+    mask = np.ones((1, 3), bool)
+    assert measured(GroundTruth(1, mask), np.array([[0.5, 0.5, 0.6]], np.float32))[2] == 1
+    assert measured(GroundTruth(1, mask), np.array([[127, 127, 128]], np.uint8))[2] == 1
+
+
+def test_pixel_area_equals_scikit_learn():
+    scores, mask = example()
+    expected = roc_auc_score(mask.ravel(), scores.ravel())
+    assert measured(GroundTruth(1, mask), scores).pixel_auc == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("mask", [None, np.zeros((30, 50), bool)])
+def test_all_pixels_of_an_authentic_image_are_authentic(mask):
+    scores, _ = example()
+    numbers = measured(GroundTruth(0, mask), scores)
+    assert numbers.false_positives == (scores > 0.5).sum()
+    assert numbers.true_positives == numbers.false_negatives == 0
+    assert math.isnan(numbers.pixel_auc)
+    assert math.isnan(numbers.best_f1)
+
+
+def test_a_forged_image_without_a_known_mask_has_no_pixel_numbers():
+    numbers, levels = measure_image("a", GroundTruth(1, None), 0.7, example()[0])
+    assert levels is None
+    assert math.isnan(numbers.true_positives)
+    assert numbers.score == 0.7
+
+
+def test_an_authentic_image_with_a_forged_mask_contradicts_itself_and_has_no_pixel_numbers():
+    scores, mask = example()
+    assert math.isnan(measured(GroundTruth(0, mask), scores).false_positives)
+
+
+def test_an_image_without_a_map_keeps_its_score():
+    numbers = measured(GroundTruth(1, example()[1]), None, 0.4)
+    assert numbers == pytest.approx(ImageMeasures(1, 0.4), nan_ok=True)
+
+
+def test_a_wholly_forged_image_has_counts_but_no_area():
+    scores, mask = example()
+    numbers = measured(GroundTruth(1, np.ones_like(mask)), scores)
+    assert numbers.true_positives == (scores > 0.5).sum()
+    assert math.isnan(numbers.pixel_auc)
+    assert numbers.best_f1 == 1
+
+
+def test_the_largest_region_is_eight_connected():
+    forged = np.zeros((10, 10), bool)
+    np.fill_diagonal(forged, True)
+    forged[0, 9] = True
+    labels = label_regions(forged, connectivity=2)
+    expected = np.bincount(labels[labels > 0]).max() / 100
+    assert largest_region_share(forged) == expected == 0.1
+
+
+def test_a_map_of_another_size_is_refused_by_the_images_name():
+    scores, mask = example()
+    with pytest.raises(ValueError, match=r"a\.jpg: the forgery map is 30x50 .* truth 50x30"):
+        measured(GroundTruth(1, mask.T), scores)
+
+
+@pytest.mark.parametrize(
+    ("forgery_map", "message"),
+    [
+        (np.full((3, 3), 1.5, np.float32), "reaches from 1.5 to 1.5"),
+        (np.full((3, 3), -0.1, np.float32), "reaches from -0.1"),
+        (np.full((3, 3), np.nan, np.float32), "nan"),
+        (np.zeros((3, 3, 3), np.float32), "shape"),
+        (np.zeros((0, 3), np.float32), "shape"),
+        (np.zeros((3, 3), np.int64), "int64"),
+    ],
+)
+def test_a_map_that_is_no_probability_is_refused_by_the_images_name(forgery_map, message):
+    with pytest.raises(ValueError, match=rf"a\.jpg.*{message}"):
+        measured(GroundTruth(0, None), forgery_map)
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, math.inf])
+def test_a_score_that_is_no_probability_is_refused_by_the_images_name(score):
+    with pytest.raises(ValueError, match=r"a\.jpg: the score is"):
+        measured(GroundTruth(0, None), None, score)
+
+
+def test_sixteen_bit_bool_and_double_maps_count_as_their_float32_equal():
+    scores, mask = example()
+    truth = GroundTruth(1, mask)
+    assert measured(truth, scores.astype(np.float64)) == measured(truth, scores)
+    sixteen = (scores * 65535).round().astype(np.uint16)
+    assert measured(truth, sixteen)[2:6] == measured(truth, sixteen / np.float32(65535))[2:6]
+    binary = scores > 0.5
+    assert measured(truth, binary)[2:6] == measured(truth, binary.astype(np.float32))[2:6]
+
+
+def test_only_the_protocols_asked_for_are_measured():
+    scores, mask = example()
+    numbers, _ = measure_image("a", GroundTruth(1, mask), 0.5, scores, protocols=("trufor",))
+    assert math.isnan(numbers.benco_f1)
+    assert not math.isnan(numbers.trufor_best)
