@@ -76,6 +76,8 @@ class TestTimeAdaptation:
     ) -> None:
         if model.segmenter is None:
             raise ValueError("nothing to adapt: MODEL.SEGMENTER.ENABLED is False")
+        if "segmenter" in model.frozen:
+            raise ValueError("nothing to adapt: MODEL.FREEZE names the segmenter; leave it out")
         self.model, self.confidence_margin = model, confidence_margin
         self.parameters = _chosen(model.segmenter, parameters)
         self.lr, self.weight_decay = lr, weight_decay
@@ -205,17 +207,27 @@ def adapted_predictions(
         perceptions = _perceive(model, group)
         if perceptions:
             logger.info("adaptation loss %.4f", adaptation.step(perceptions))
-        remaining = iter(perceptions)
-        for batch in group:
-            readable = [item for item in batch if "image" in item]
-            with torch.no_grad():
-                answers = iter(model.answer(readable, next(remaining)) if readable else ())
-            yield (
-                batch,
-                [next(answers) if "image" in item else {"error": item["error"]} for item in batch],
-            )
-        if mode == "episodic":
-            adaptation.reset()
+        try:
+            yield from _answers(model, group, perceptions)
+        finally:
+            if mode == "episodic":
+                adaptation.reset()
+
+
+@torch.no_grad()
+def _answers(
+    model: Loupe, group: list[list[dict[str, Any]]], perceptions: list[Perception]
+) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Predicts a group of batches from what was perceived; unreadable items keep their error."""
+    remaining = iter(perceptions)
+    pairs = []
+    for batch in group:
+        readable = [item for item in batch if "image" in item]
+        answers = iter(model.answer(readable, next(remaining)) if readable else ())
+        pairs.append(
+            (batch, [next(answers) if "image" in x else {"error": x["error"]} for x in batch])
+        )
+    return pairs
 
 
 @torch.no_grad()

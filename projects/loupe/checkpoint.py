@@ -213,6 +213,9 @@ def load_into(
         CheckpointError: Names all missing, unexpected and misshapen keys.
     """
     own = module.state_dict()
+    unknown = [part for part in new_parts if not any(k.startswith(part + ".") for k in own)]
+    if unknown:
+        raise CheckpointError(f"MODEL.NEW_PARTS names {unknown}, which the model does not have")
     absent = {part for part in new_parts if not any(k.startswith(part + ".") for k in weights)}
     missing = [k for k in own if k not in weights and k.split(".")[0] not in absent]
     unexpected = [k for k in weights if k not in own]

@@ -49,6 +49,10 @@ class LoupePredictor:
         weights = weights or cfg.MODEL.WEIGHTS
         if not weights:
             raise ValueError("no weights: give a checkpoint, or set MODEL.WEIGHTS")
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = str(weights)
+        cfg.freeze()
         self.cfg = cfg
         self.model = build_model(cfg).eval()
         load_into(self.model, load_weights(weights), source=str(weights))

@@ -88,7 +88,10 @@ class PerceptionEncoder(Backbone):
         return {
             "name": encoder.NAME,
             "image_size": cfg.INPUT.SIZE,
-            "weights": encoder.WEIGHTS,
+            # MODEL.WEIGHTS brings the encoder along, unless it is declared not to.
+            "weights": ""
+            if cfg.MODEL.WEIGHTS and "backbone" not in cfg.MODEL.NEW_PARTS
+            else encoder.WEIGHTS,
             "stem": encoder.STEM,
             "depth": encoder.DEPTH,
             "overrides": {key: value for key, value in overrides.items() if value},

@@ -15,7 +15,7 @@ import torch
 from detectron2.projects.point_rend.point_features import point_sample
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import box_convert, generalized_box_iou, masks_to_boxes
+from torchvision.ops import box_convert, generalized_box_iou_loss, masks_to_boxes
 
 from loupe.modeling.losses import poly_focal_loss, tversky_loss
 from loupe.modeling.matcher import MatchingCosts, match_masks
@@ -265,13 +265,13 @@ class MaskCriterion:
             nothing = output.boxes.sum() * 0.0
             return {"loss_box": nothing, "loss_giou": nothing}
         boxes, targets = output.boxes[matches.image, matches.query], targets[matches.target]
-        giou = generalized_box_iou(
+        giou = generalized_box_iou_loss(
             box_convert(boxes, "cxcywh", "xyxy"), box_convert(targets, "cxcywh", "xyxy")
-        ).diagonal()
+        )
         weight = self.weights.box / counts.masks
         return {
             "loss_box": weight * (boxes - targets).abs().sum(),
-            "loss_giou": weight * (1 - giou).sum(),
+            "loss_giou": weight * giou.sum(),
         }
 
 

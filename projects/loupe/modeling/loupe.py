@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from loupe.modeling.classifier import PatchAwareClassifier
 from loupe.modeling.criterion import ClassificationCriterion, MaskCriterion, MaskLossWeights
 from loupe.modeling.matcher import MatchingCosts
-from loupe.modeling.postprocessing import paste_map, query_map
+from loupe.modeling.postprocessing import extend_edge, paste_map, query_map
 from loupe.modeling.segmenter import Segmenter
 from loupe.structures import ClassifierOutput, LossCounts, MaskOutput, Targets
 
@@ -104,6 +104,11 @@ class Loupe(nn.Module):
             fusion=cfg.MODEL.CLASSIFIER.FUSION,
         )
         enabled = cfg.MODEL.SEGMENTER.ENABLED
+        if not cfg.MODEL.CLASSIFIER.LOSS_WEIGHT and "classifier" not in cfg.MODEL.FREEZE:
+            raise ValueError(
+                "MODEL.CLASSIFIER.LOSS_WEIGHT is 0, so the classifier cannot learn: "
+                "add classifier to MODEL.FREEZE"
+            )
         if not enabled and not cfg.MODEL.CLASSIFIER.PATCH_PREDICTION:
             raise ValueError(
                 "MODEL.SEGMENTER.ENABLED and MODEL.CLASSIFIER.PATCH_PREDICTION are both False: "
@@ -192,7 +197,7 @@ class Loupe(nn.Module):
     ) -> list[dict[str, Any]]:
         """Predicts from a perception. The condition is the classifier's probability, always."""
         inputs, features, verdict = perception
-        probability = verdict.image_logits.float().sigmoid()
+        probability = verdict.image_logits.detach().float().sigmoid()
         output = None
         if self.segmenter is not None:
             output = self.segmenter(features["patches"], probability, inputs.patch_valid)[-1]
@@ -209,14 +214,12 @@ class Loupe(nn.Module):
         height, width = images.shape[-2:]
         sizes = torch.tensor([item["valid_size"] for item in batched_inputs], device=self.device)
         extents = sizes.flip(1) / sizes.new_tensor([width, height])
-        if bool((extents == 1).all()):
+        if all(tuple(item["valid_size"]) == (height, width) for item in batched_inputs):
             return NetworkInput(images, None, extents)
         patch = self.backbone.size_divisibility
-        rows = torch.arange(height, device=self.device)[None, :, None] < sizes[:, 0, None, None]
-        columns = torch.arange(width, device=self.device)[None, None] < sizes[:, 1, None, None]
-        valid = rows & columns
-        patch_valid = F.max_pool2d(valid[:, None].float(), patch)[:, 0] > 0
-        return NetworkInput(images * valid[:, None], patch_valid, extents)
+        valid = _valid_pixels(extents, images.shape[-2:])[:, None]
+        patch_valid = F.max_pool2d(valid, patch)[:, 0] > 0
+        return NetworkInput(images * valid, patch_valid, extents)
 
     def encode(self, inputs: NetworkInput) -> dict[str, Tensor]:
         """Runs the encoder, without a graph if it is frozen; padding holds zero features."""
@@ -231,13 +234,17 @@ class Loupe(nn.Module):
     ) -> Targets:
         """Brings the mapper's masks and labels to the device; averages masks over patches."""
         soft = torch.stack([item["mask"].to(self.device) for item in batched_inputs])
-        ratios = F.avg_pool2d(soft[:, None], self.backbone.size_divisibility)[:, 0]
+        patch = self.backbone.size_divisibility
+        ratios = F.avg_pool2d(soft[:, None], patch)[:, 0]
         known = torch.tensor(
             [item.get("mask_known", True) for item in batched_inputs], device=self.device
         )
         valid = torch.ones_like(ratios, dtype=torch.bool)
         if inputs.patch_valid is not None:
             valid = inputs.patch_valid
+            # A share of the patch's image, not of its padding.
+            shares = F.avg_pool2d(_valid_pixels(inputs.extents, soft.shape[1:])[:, None], patch)
+            ratios = ratios / shares[:, 0].clamp(min=1 / patch**2)
         masks = []
         for item in batched_inputs:
             regions = item["regions"].to(self.device)
@@ -271,6 +278,14 @@ class Loupe(nn.Module):
         return labels * (1 - share) + 0.5 * share
 
 
+def _valid_pixels(extents: Tensor, size: tuple[int, ...]) -> Tensor:
+    """(B, H, W) float: 1 where the canvas shows the image, 0 in padding."""
+    height, width = size
+    rows = torch.arange(height, device=extents.device) < (extents[:, 1, None] * height).round()
+    columns = torch.arange(width, device=extents.device) < (extents[:, 0, None] * width).round()
+    return (rows[:, :, None] & columns[:, None]).float()
+
+
 def _region_count(item: dict[str, Any]) -> int:
     return int(item["regions"].max()) if item.get("mask_known", True) else 0
 
@@ -288,17 +303,18 @@ def _answer(
     verdict: ClassifierOutput,
     output: MaskOutput | None,
 ) -> dict[str, Any]:
+    valid_size = item["valid_size"]
     patch_map = None
     if verdict.patch_logits is not None:
         patch_map = verdict.patch_logits[index].float().sigmoid()
     if output is not None:
-        network_map = query_map(output.class_logits[index], output.mask_logits[index], size)
+        masks = extend_edge(output.mask_logits[index], valid_size, size)
+        network_map = query_map(output.class_logits[index], masks, size)
     else:
-        network_map = F.interpolate(
-            patch_map[None, None], size, mode="bilinear", align_corners=False
-        )[0, 0]
+        extended = extend_edge(patch_map[None], valid_size, size)[None]
+        network_map = F.interpolate(extended, size, mode="bilinear", align_corners=False)[0, 0]
     window = item.get("window", (0, 0, item["width"], item["height"]))
-    pasted = paste_map(network_map, item["valid_size"], window, (item["height"], item["width"]))
+    pasted = paste_map(network_map, valid_size, window, (item["height"], item["width"]))
     return {
         "forgery_score": float(probability[index]),
         "forgery_map": pasted.cpu(),

@@ -27,6 +27,26 @@ def query_map(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) 
     return (forged[:, None, None] * logits[0].sigmoid()).sum(dim=0).clamp(0, 1)
 
 
+def extend_edge(maps: Tensor, valid_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Repeats the last valid row and column into the padding, lest that blur into the image's edge.
+
+    Args:
+        maps: (Q, h, w) on the whole canvas.
+        valid_size: (height, width) in pixels of the part that is image.
+        size: (height, width) in pixels of the canvas.
+
+    Returns:
+        (Q, h, w); the same tensor where there is no padding.
+    """
+    if tuple(valid_size) == tuple(size):
+        return maps
+    h, w = (
+        -(-cells * valid // whole)
+        for cells, valid, whole in zip(maps.shape[1:], valid_size, size, strict=True)
+    )
+    return F.pad(maps[:, :h, :w], (0, maps.shape[2] - w, 0, maps.shape[1] - h), mode="replicate")
+
+
 def paste_map(
     network_map: Tensor,
     valid_size: tuple[int, int],
