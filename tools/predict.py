@@ -36,7 +36,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="processes that decode (default 1)")
     parser.add_argument("--no-overlays", action="store_true", help="do not draw overlays")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configuration")
-    return parser.parse_args(words)
+    return parser.parse_intermixed_args(words)
 
 
 def main(arguments: argparse.Namespace) -> int:

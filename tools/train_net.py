@@ -17,18 +17,18 @@ import sys
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from loupe.config import load_config
-from loupe.trainer import LoupeTrainer, launch
+from loupe.trainer import LoupeTrainer, launch, setup_run
 
 
 def setup(arguments: argparse.Namespace) -> CfgNode:
     """Reads the config, sets up logging and seeds, and writes the config to OUTPUT_DIR."""
     cfg = load_config(arguments.config_file, arguments.opts)
-    default_setup(cfg, arguments)
+    setup_run(cfg, arguments)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="loupe")
     return cfg
 
