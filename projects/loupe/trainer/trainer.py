@@ -135,6 +135,11 @@ class LoupeTrainer(DefaultTrainer):
             built.append(hooks.PeriodicWriter(self.build_writers(), period=period))
         return built
 
+    def train(self) -> dict[str, Any]:
+        """Trains to the end; returns the last evaluation's metrics, on the main process."""
+        super().train()
+        return getattr(self, "_last_eval_results", {})
+
     def run_step(self) -> None:
         """Does one optimiser step and updates the moving average."""
         self._trainer.run(self.iter)

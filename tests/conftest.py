@@ -1,0 +1,119 @@
+"""Fixtures that all tests may use: a tiny model, items for it, fixed seeds, one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+
+from loupe import Loupe, add_loupe_config
+
+Item = dict[str, Any]
+
+# 84 px in patches of 14: the size of the reference model, so its grid (6 x 6) is even but no power
+# of two, and no side of any level equals another by chance.
+TINY = (
+    *("MODEL.DEVICE", "cpu"),
+    *("MODEL.PERCEPTION_ENCODER.NAME", "vit_pe_core_tiny_patch16_384"),
+    *("MODEL.PERCEPTION_ENCODER.PATCH_SIZE", 14),
+    *("MODEL.PERCEPTION_ENCODER.EMBED_DIM", 64),
+    *("MODEL.PERCEPTION_ENCODER.NUM_HEADS", 4),
+    *("MODEL.PERCEPTION_ENCODER.DEPTH", 2),
+    *("MODEL.SEGMENTER.FEATURE_DIM", 64),
+    *("MODEL.SEGMENTER.NUM_HEADS", 4),
+    *("MODEL.SEGMENTER.PIXEL_LAYERS", 2),
+    *("MODEL.SEGMENTER.PIXEL_FFN_DIM", 128),
+    *("MODEL.SEGMENTER.MASK_LAYERS", 3),
+    *("MODEL.SEGMENTER.MASK_FFN_DIM", 128),
+    *("MODEL.SEGMENTER.NUM_QUERIES", 5),
+    *("MODEL.SEGMENTER.TRAIN_POINTS", 64),
+    *("INPUT.SIZE", 84),
+)
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture
+def tiny_cfg() -> CfgNode:
+    """A configuration of the whole model that runs in milliseconds."""
+    cfg = add_loupe_config(get_cfg())
+    cfg.merge_from_list(list(TINY))
+    return cfg
+
+
+@pytest.fixture
+def build(tiny_cfg: CfgNode) -> Callable[..., Loupe]:
+    """`build("KEY", value, ...)`: a tiny model whose configuration differs in these keys."""
+
+    def build(*options: object) -> Loupe:
+        cfg = tiny_cfg.clone()
+        cfg.merge_from_list(list(options))
+        torch.manual_seed(0)
+        return build_model(cfg)
+
+    return build
+
+
+@pytest.fixture
+def tiny_model(build: Callable[..., Loupe]) -> Loupe:
+    """A tiny model with random weights."""
+    return build()
+
+
+@pytest.fixture
+def make_item() -> Callable[..., Item]:
+    """`make_item(seed, ...)`: what the dataset mapper gives in training, from random numbers."""
+
+    def make_item(
+        seed: int = 0,
+        *,
+        label: int = 1,
+        regions: int = 1,
+        valid_size: tuple[int, int] = (84, 84),
+        size: int = 84,
+        mask_known: bool = True,
+    ) -> Item:
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.randint(0, 256, (3, size, size), generator=generator, dtype=torch.uint8)
+        image[:, valid_size[0] :] = 0
+        image[:, :, valid_size[1] :] = 0
+        numbers = torch.zeros(size, size, dtype=torch.uint8)
+        for number in range(1, (regions if label and mask_known else 0) + 1):
+            top, left = 12 * number - 7 + seed % 3, 3 * number + 2 + seed % 5
+            numbers[top : top + 8, left : left + 22] = number
+        return {
+            "file_name": f"{seed}.png",
+            "image_id": str(seed),
+            "height": 50,
+            "width": 70,
+            "image": image,
+            "valid_size": valid_size,
+            "window": (0.0, 0.0, 70.0, 50.0),
+            "label": label,
+            "mask": (numbers > 0).float(),
+            "regions": numbers,
+            "mask_known": mask_known,
+        }
+
+    return make_item

@@ -1,0 +1,297 @@
+"""The encoder is timm's, and its weights come from every kind of file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from loupe import Loupe, PerceptionEncoder
+from loupe.checkpoint import CheckpointError, to_released
+
+CORE = timm.list_models("vit_pe_core_*")
+SPATIAL = timm.list_models("vit_pe_spatial_*")
+TINY = {"patch_size": 14, "embed_dim": 64, "depth": 2, "num_heads": 4}
+# Published widths are multiples of 64 per head; so small ones build even the gigantic in no time.
+NARROW = {"embed_dim": 64, "num_heads": 2, "depth": 1}
+# Numbers of the published encoders, Table 1 of the Perception Encoder and LOUPE's part 3.1.
+LARGE_CORE = 316_102_656
+
+
+def tiny(name: str = "vit_pe_core_tiny_patch16_384", **arguments: Any) -> PerceptionEncoder:
+    return PerceptionEncoder(
+        name=name, **{"image_size": 84, "overrides": dict(TINY), **arguments}
+    ).eval()
+
+
+def test_all_published_sizes_are_known_to_timm():
+    assert len(CORE) == 5
+    assert len(SPATIAL) == 5
+
+
+@pytest.mark.parametrize("name", CORE + SPATIAL)
+@torch.no_grad()
+def test_patches_and_pooled_feature_equal_timms_own_calls(name: str):
+    encoder = PerceptionEncoder(name=name, image_size=64, overrides=dict(NARROW)).eval()
+    side = 3 * encoder.patch_size
+    images = torch.randn(2, 3, side, side + encoder.patch_size)
+    features = encoder(images)
+    vit = encoder.vit
+    tokens = vit.forward_features(images)[:, vit.num_prefix_tokens :]
+    patches = features["patches"].flatten(2).transpose(1, 2)
+    torch.testing.assert_close(patches, tokens, rtol=0, atol=0)
+    (intermediate,) = vit.forward_intermediates(
+        images, indices=1, norm=True, intermediates_only=True
+    )
+    torch.testing.assert_close(features["patches"], intermediate)
+    torch.testing.assert_close(features["pooled"], vit(images))
+
+
+@pytest.mark.parametrize("name", CORE + SPATIAL)
+def test_every_published_size_builds_at_its_own_size(name: str):
+    with torch.device("meta"):
+        encoder = PerceptionEncoder(name=name)
+        features = encoder(torch.empty(1, 3, *encoder.vit.patch_embed.img_size))
+    assert features["patches"].shape == (1, encoder.embed_dim, *encoder.grid_size)
+    assert features["pooled"].shape == (1, encoder.embed_dim)
+    assert str(encoder.patch_size) in name
+
+
+def test_the_default_encoder_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        encoder = PerceptionEncoder(name="vit_pe_core_large_patch14_336")
+    assert sum(p.numel() for p in encoder.parameters()) == LARGE_CORE
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"vit_pe_lang.*vit_pe_core_tiny_patch16_384"):
+        PerceptionEncoder(name="vit_pe_lang_large_patch14_448")
+
+
+def test_an_image_that_is_no_multiple_of_the_patch_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match=r"84 x 90 px.*14.*INPUT\.SIZE"):
+        tiny()(torch.zeros(1, 3, 84, 90))
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_pe_core_tiny_patch16_384", "vit_pe_spatial_tiny_patch16_512"]
+)
+@torch.no_grad()
+def test_padding_tokens_change_no_valid_feature(name: str):
+    encoder = tiny(name)
+    valid = torch.ones(1, 6, 6, dtype=torch.bool)
+    valid[:, 4:] = valid[:, :, 5:] = False
+    pixels = valid.float().repeat_interleave(14, 1).repeat_interleave(14, 2)[:, None]
+    images = torch.randn(1, 3, 84, 84)
+    one = encoder(images * pixels, valid)
+    other = encoder(images * pixels + 9 * torch.randn(1, 3, 84, 84) * (1 - pixels), valid)
+    torch.testing.assert_close(one["pooled"], other["pooled"])
+    mask = valid[:, None]
+    torch.testing.assert_close(one["patches"] * mask, other["patches"] * mask)
+
+
+@torch.no_grad()
+def test_a_mask_that_is_valid_everywhere_is_the_same_as_none():
+    encoder, images = tiny(), torch.randn(2, 3, 84, 84)
+    with_mask = encoder(images, torch.ones(2, 6, 6, dtype=torch.bool))
+    torch.testing.assert_close(with_mask, encoder(images))
+
+
+@pytest.mark.parametrize("image_side", ["grid", "taller"])
+@torch.no_grad()
+def test_a_batch_of_two_equals_two_batches_of_one(image_side: str):
+    encoder = tiny()
+    images = torch.randn(2, 3, 84 if image_side == "grid" else 112, 84)
+    both = encoder(images)
+    for b in range(2):
+        alone = encoder(images[b : b + 1])
+        torch.testing.assert_close(both["patches"][b], alone["patches"][0])
+        torch.testing.assert_close(both["pooled"][b], alone["pooled"][0])
+
+
+# ---- Frozen
+
+
+def trained(model: Loupe, item: dict[str, Any]) -> dict[str, Tensor]:
+    kept: dict[str, Tensor] = {}
+    model.backbone.register_forward_hook(lambda _m, _i, output: kept.update(output))
+    model.train()
+    sum(model([item]).values()).backward()
+    return kept
+
+
+def test_a_frozen_encoder_has_no_graph_and_no_gradient(
+    tiny_model: Loupe, make_item: Callable[..., dict[str, Any]]
+):
+    features = trained(tiny_model, make_item())
+    assert not any(feature.requires_grad for feature in features.values())
+    assert all(feature.grad_fn is None for feature in features.values())
+    assert not any(p.requires_grad for p in tiny_model.backbone.parameters())
+    assert all(p.grad is None for p in tiny_model.backbone.parameters())
+    assert any(p.grad is not None for p in tiny_model.segmenter.parameters())
+
+
+def test_a_frozen_encoder_saves_nothing_for_a_backward_pass(
+    tiny_model: Loupe, make_item: Callable[..., dict[str, Any]]
+):
+    saved: list[Tensor] = []
+    tiny_model.train()
+    inputs = tiny_model.preprocess([make_item()])
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        tiny_model.encode(inputs)
+    assert saved == []
+
+
+def test_a_frozen_encoder_has_no_graph_even_if_a_parameter_was_made_trainable_afterwards(
+    tiny_model: Loupe, make_item: Callable[..., dict[str, Any]]
+):
+    # The released code did just that, and so ran a whole backward pass through its frozen encoder.
+    tiny_model.backbone.vit.cls_token.requires_grad_(True)
+    features = trained(tiny_model, make_item())
+    assert all(feature.grad_fn is None for feature in features.values())
+    assert tiny_model.backbone.vit.cls_token.grad is None
+
+
+def test_a_frozen_encoder_stays_in_evaluation_mode(tiny_model: Loupe):
+    tiny_model.train()
+    assert not any(module.training for module in tiny_model.backbone.modules())
+    assert tiny_model.segmenter.training
+
+
+def test_a_frozen_residual_stem_keeps_its_statistics(
+    build: Callable[..., Loupe], make_item: Callable[..., dict[str, Any]]
+):
+    model = build(
+        *("MODEL.PERCEPTION_ENCODER.PATCH_SIZE", 16, "MODEL.PERCEPTION_ENCODER.STEM", "residual"),
+        *("INPUT.SIZE", 96),
+    )
+    before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
+    trained(model, make_item(size=96, valid_size=(96, 96)))
+    assert all(torch.equal(before[k], v) for k, v in model.backbone.state_dict().items())
+
+
+def test_an_unfrozen_encoder_receives_gradients(
+    build: Callable[..., Loupe], make_item: Callable[..., dict[str, Any]]
+):
+    model = build("MODEL.FREEZE", [])
+    trained(model, make_item())
+    assert all(p.grad is not None for p in model.backbone.parameters())
+
+
+def test_a_part_that_does_not_exist_cannot_be_frozen(build: Callable[..., Loupe]):
+    with pytest.raises(ValueError, match=r"MODEL\.FREEZE.*decoder.*backbone"):
+        build("MODEL.FREEZE", ["decoder"])
+
+
+# ---- The residual stem
+
+
+def test_the_residual_stem_has_the_patch_embeddings_grid():
+    overrides = {**TINY, "patch_size": 16}
+    encoder = PerceptionEncoder(
+        name="vit_pe_core_tiny_patch16_384", image_size=96, stem="residual", overrides=overrides
+    )
+    assert encoder(torch.randn(2, 3, 96, 96))["patches"].shape == (2, 64, 6, 6)
+
+
+def test_the_residual_stem_sees_no_constant_in_its_residuals():
+    stem = tiny(stem="residual", overrides={**TINY, "patch_size": 16}, image_size=96)
+    kernels = stem.vit.patch_embed.proj.kernels
+    assert torch.equal(kernels.sum(dim=(1, 2, 3)), torch.zeros(len(kernels)))
+
+
+def test_the_residual_stem_refuses_a_patch_size_it_cannot_halve_to():
+    with pytest.raises(ValueError, match="8, 16 or 32, not 14"):
+        tiny(stem="residual")
+
+
+# ---- Files
+
+
+def original_names(encoder: PerceptionEncoder) -> dict[str, Tensor]:
+    """The encoder's weights as the Perception Encoder's own files name them."""
+    weights = {f"backbone.{name}": value for name, value in encoder.state_dict().items()}
+    return {k.removeprefix("backbone."): v.clone() for k, v in to_released(weights).items()}
+
+
+def assert_same(one: PerceptionEncoder, other: PerceptionEncoder) -> None:
+    images = torch.randn(1, 3, 84, 84)
+    with torch.no_grad():
+        torch.testing.assert_close(one(images), other(images), rtol=0, atol=0)
+
+
+def randomised(encoder: PerceptionEncoder) -> PerceptionEncoder:
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.2)
+    return encoder
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_pe_core_tiny_patch16_384", "vit_pe_spatial_tiny_patch16_512"]
+)
+@pytest.mark.parametrize("prefix", ["", "visual.", "module.visual."])
+def test_a_file_with_the_original_names_loads(name: str, prefix: str, tmp_path: Path):
+    encoder = randomised(tiny(name))
+    weights = original_names(encoder)
+    assert {"class_embedding", "positional_embedding", "conv1.weight"} <= set(weights)
+    assert weights["class_embedding"].shape == (64,)
+    assert weights["positional_embedding"].shape == (37, 64)
+    content = {prefix + key: value for key, value in weights.items()}
+    content[prefix + "proj"] = torch.randn(64, 32)
+    if prefix:
+        content[prefix.replace("visual.", "") + "transformer.resblocks.0.ln_1.weight"] = torch.ones(
+            8
+        )
+        content[prefix.replace("visual.", "") + "logit_scale"] = torch.tensor(1.0)
+    path = tmp_path / "pe.pt"
+    torch.save(content, path)
+    assert_same(tiny(name, weights=str(path)), encoder)
+
+
+def test_a_file_with_timms_names_loads(tmp_path: Path):
+    encoder = randomised(tiny())
+    weights = {**encoder.vit.state_dict(), "head.weight": torch.randn(32, 64)}
+    save_file(weights, tmp_path / "pe.safetensors")
+    assert_same(tiny(weights=str(tmp_path / "pe.safetensors")), encoder)
+
+
+@pytest.mark.parametrize("original", [True, False])
+def test_a_position_table_of_another_grid_is_resized_as_timm_does(original: bool, tmp_path: Path):
+    encoder = randomised(tiny(image_size=140))
+    weights = original_names(encoder) if original else encoder.vit.state_dict()
+    save_file(weights, tmp_path / "pe.safetensors")
+    loaded = tiny(weights=str(tmp_path / "pe.safetensors")).vit.pos_embed
+    table = encoder.vit.pos_embed
+    grid = table[:, 1:].reshape(1, 10, 10, 64).permute(0, 3, 1, 2)
+    small = F.interpolate(grid, (6, 6), mode="bicubic", antialias=True)
+    expected = torch.cat([table[:, :1], small.flatten(2).transpose(1, 2)], dim=1)
+    torch.testing.assert_close(loaded, expected)
+
+
+def test_a_model_of_fewer_blocks_takes_the_first_ones_of_a_file(tmp_path: Path):
+    encoder = randomised(tiny())
+    torch.save(original_names(encoder), tmp_path / "pe.pt")
+    short = tiny(weights=str(tmp_path / "pe.pt"), depth=1)
+    assert len(short.vit.blocks) == 1
+    encoder.vit.blocks = encoder.vit.blocks[:1]
+    assert_same(short, encoder)
+
+
+def test_a_file_of_another_width_is_refused_with_the_keys(tmp_path: Path):
+    torch.save(tiny(overrides={**TINY, "embed_dim": 32}).vit.state_dict(), tmp_path / "pe.pt")
+    with pytest.raises(CheckpointError, match=r"misshapen: patch_embed\.proj\.weight"):
+        tiny(weights=str(tmp_path / "pe.pt"))
+
+
+def test_a_file_that_lacks_a_block_is_refused_with_the_keys(tmp_path: Path):
+    torch.save(tiny(overrides={**TINY, "depth": 1}).vit.state_dict(), tmp_path / "pe.pt")
+    with pytest.raises(CheckpointError, match=r"missing: blocks\.1\.attn\.qkv\.weight"):
+        tiny(weights=str(tmp_path / "pe.pt"))

@@ -1,0 +1,353 @@
+"""Losses have their names and weights, add up over micro-batches, and take every odd batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from loupe.modeling.criterion import ClassificationCriterion, MaskCriterion, MaskLossWeights
+from loupe.structures import ClassifierOutput, LossCounts, MaskOutput, Targets
+
+QUERIES, SIDE = 4, 16
+ONE = LossCounts(1, 1, 1, 1)
+
+
+def draw_alike(*shape: int, device: torch.device | None = None) -> Tensor:
+    """The same points for every image and every mask, whatever else is in the batch."""
+    generator = torch.Generator().manual_seed(shape[1])
+    return torch.rand(1, *shape[1:], generator=generator).expand(shape).to(device)
+
+
+def criterion(**arguments: object) -> MaskCriterion:
+    return MaskCriterion(num_points=48, draw=draw_alike, **arguments)
+
+
+def squares(*corners: tuple[int, int, int]) -> Tensor:
+    """(R, SIDE, SIDE): squares given by top, left and side."""
+    masks = torch.zeros(len(corners), SIDE, SIDE)
+    for mask, (top, left, side) in zip(masks, corners, strict=True):
+        mask[top : top + side, left : left + side] = 1
+    return masks
+
+
+TWO, BIG, NONE = squares((1, 1, 5), (9, 8, 6)), squares((2, 3, 10)), squares()
+
+
+def targets_of(*masks: Tensor, known: list[bool] | None = None) -> Targets:
+    B = len(masks)
+    mask_known = torch.tensor(known or [True] * B)
+    labels = torch.tensor([float(len(mask) > 0) for mask in masks])
+    ratios, valid = torch.zeros(B, 2, 2), torch.ones(B, 2, 2, dtype=torch.bool)
+    return Targets(labels, list(masks), ratios, valid, mask_known)
+
+
+def counts_of(targets: Targets, no_object_weight: float = 0.1) -> LossCounts:
+    """The counts by their definition, image by image."""
+    masks = class_weights = 0.0
+    for mask, known in zip(targets.masks, targets.mask_known.tolist(), strict=True):
+        if known:
+            matched = min(len(mask), QUERIES)
+            masks += matched
+            class_weights += matched + no_object_weight * (QUERIES - matched)
+    return LossCounts(len(targets.masks), 1, masks or 1, class_weights or 1)
+
+
+def random_output(images: int, boxes: bool = False) -> MaskOutput:
+    return MaskOutput(
+        torch.randn(images, QUERIES, 2, requires_grad=True),
+        torch.randn(images, QUERIES, SIDE, SIDE, requires_grad=True),
+        torch.rand(images, QUERIES, 4, requires_grad=True) if boxes else None,
+    )
+
+
+def perfect_output(targets: Targets, boxes: Tensor | None = None) -> MaskOutput:
+    """Query r of an image holds region r; the others say "no object"."""
+    B = len(targets.masks)
+    classes = torch.tensor([-20.0, 20.0]).repeat(B, QUERIES, 1)
+    masks = torch.full((B, QUERIES, SIDE, SIDE), -20.0)
+    for b, mask in enumerate(targets.masks):
+        classes[b, : len(mask)] *= -1
+        masks[b, : len(mask)] = mask * 40 - 20
+    return MaskOutput(classes, masks, boxes)
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(losses.values())).sum()
+
+
+# ---- Names and weights
+
+
+def test_every_depth_has_its_losses_and_the_last_has_no_number():
+    losses = criterion()([random_output(1)] * 3, targets_of(TWO), ONE)
+    terms = ("loss_query", "loss_mask_focal", "loss_mask_tversky")
+    assert set(losses) == {term + suffix for term in terms for suffix in ("_0", "_1", "")}
+
+
+def test_a_box_head_adds_its_two_losses():
+    losses = criterion()([random_output(1, boxes=True)] * 2, targets_of(TWO), ONE)
+    assert {"loss_box", "loss_giou", "loss_box_0", "loss_giou_0"} <= set(losses)
+
+
+def test_the_default_weights_are_the_papers():
+    assert MaskLossWeights() == (5.0, 5.0, 2.0, 2.0)
+
+
+def test_each_weight_weighs_its_own_loss():
+    output, targets = random_output(1, boxes=True), targets_of(TWO)
+    unit = criterion(weights=MaskLossWeights(1, 1, 1, 1))([output], targets, ONE)
+    ours = criterion(weights=MaskLossWeights(2, 3, 5, 7))([output], targets, ONE)
+    ratios = {name: round(float(ours[name] / unit[name]), 4) for name in unit}
+    assert ratios == {
+        "loss_mask_focal": 2,
+        "loss_mask_tversky": 3,
+        "loss_query": 5,
+        "loss_box": 7,
+        "loss_giou": 7,
+    }
+
+
+def test_the_query_loss_by_hand():
+    output, targets = random_output(1), targets_of(BIG)
+    output.class_logits.data[0, 2, 0] = 9  # This query will be matched: class and mask say so.
+    output.mask_logits.data[0, 2] = BIG[0] * 12 - 6
+    log_p = output.class_logits[0].log_softmax(1)
+    unmatched = [0, 1, 3]
+    expected = -(log_p[2, 0] + 0.1 * log_p[unmatched, 1].sum()) / (1 + 0.3)
+    losses = criterion()([output], targets, counts_of(targets))
+    torch.testing.assert_close(losses["loss_query"], 2 * expected)
+
+
+def test_box_losses_by_hand():
+    masks = squares((4, 4, 8))  # Centre (0.5, 0.5), side 0.5.
+    boxes = torch.tensor([0.5, 0.5, 0.25, 0.5]).repeat(1, QUERIES, 1)
+    output = random_output(1)._replace(boxes=boxes)
+    losses = criterion()([output], targets_of(masks), ONE)
+    assert losses["loss_box"].item() == pytest.approx(2 * 0.25)
+    # Half of the target is covered, nothing else is: IoU 0.5, and the hull is the target.
+    assert losses["loss_giou"].item() == pytest.approx(2 * 0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("top", "left", "box"),
+    [(0, 0, (1 / 32, 1 / 32, 1 / 16, 1 / 16)), (15, 8, (8.5 / 16, 15.5 / 16, 1 / 16, 1 / 16))],
+)
+def test_the_box_of_a_single_pixel_is_that_pixel(top: int, left: int, box: tuple[float, ...]):
+    output = random_output(1)._replace(boxes=torch.tensor(box).repeat(1, QUERIES, 1))
+    losses = criterion()([output], targets_of(squares((top, left, 1))), ONE)
+    assert losses["loss_box"].item() == pytest.approx(0, abs=1e-6)
+    # A thousandth: the loss adds a small constant to the areas, and these are small themselves.
+    assert losses["loss_giou"].item() == pytest.approx(0, abs=1e-3)
+
+
+# ---- Values
+
+
+def test_a_perfect_prediction_costs_nearly_nothing():
+    masks = squares((0, 0, 16))
+    targets = targets_of(masks, NONE)
+    boxes = torch.tensor([0.5, 0.5, 1, 1]).repeat(2, QUERIES, 1)
+    losses = criterion()([perfect_output(targets, boxes)], targets, counts_of(targets))
+    # Points within half a cell of the canvas' border mix the mask with the zeros outside.
+    assert max(losses["loss_mask_focal"], losses["loss_mask_tversky"]) < 0.3
+    assert max(losses["loss_query"], losses["loss_box"], losses["loss_giou"]) < 1e-4
+
+
+def test_a_perfect_prediction_costs_far_less_than_a_wrong_one():
+    targets = targets_of(TWO, BIG)
+    right = perfect_output(targets)
+    wrong = MaskOutput(-right.class_logits, -right.mask_logits, None)
+    costs = [total(criterion()([o], targets, counts_of(targets))) for o in (right, wrong)]
+    # Bilinear sampling at the squares' edges is what is left of the first.
+    assert costs[0] < 0.02 * costs[1]
+
+
+def test_the_order_of_targets_is_irrelevant():
+    output = random_output(1, boxes=True)
+    one = criterion()([output], targets_of(TWO), ONE)
+    other = criterion()([output], targets_of(TWO.flip(0)), ONE)
+    torch.testing.assert_close(one, other)
+
+
+def test_the_order_of_images_is_irrelevant():
+    output, targets = random_output(3), targets_of(TWO, NONE, BIG)
+    swapped = MaskOutput(output.class_logits.flip(0), output.mask_logits.flip(0), None)
+    one = criterion()([output], targets, ONE)
+    other = criterion()([swapped], targets_of(BIG, NONE, TWO), ONE)
+    torch.testing.assert_close(one, other)
+
+
+def test_losses_and_gradients_are_finite_at_extreme_logits():
+    targets = targets_of(TWO, NONE)
+    output = random_output(2)
+    output.class_logits.data *= 1e4
+    output.mask_logits.data = output.mask_logits.data.sign() * 1e4
+    loss = total(criterion()([output], targets, counts_of(targets)))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(output.class_logits.grad).all()
+    assert torch.isfinite(output.mask_logits.grad).all()
+
+
+def test_matching_and_losses_do_not_depend_on_autocast():
+    output, targets = random_output(2, boxes=True), targets_of(TWO, BIG)
+    plain = criterion()([output], targets, ONE)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = criterion()([output], targets, ONE)
+    torch.testing.assert_close(plain, mixed, rtol=0, atol=0)
+
+
+# ---- Odd batches
+
+
+ODD = {
+    "authentic only": ([NONE, NONE], None),
+    "wholly forged": ([squares((0, 0, SIDE))], None),
+    "one pixel": ([squares((7, 5, 1))], None),
+    "mask unknown": ([NONE, BIG], [False, True]),
+    "no mask known": ([NONE, NONE], [False, False]),
+    "more regions than queries": (
+        [squares((0, 0, 3), (0, 8, 3), (6, 0, 3), (6, 8, 3), (12, 0, 3), (12, 8, 3))],
+        None,
+    ),
+    "a soft mask below one half": ([0.3 * BIG], None),
+    "an empty region": ([torch.zeros(1, SIDE, SIDE)], None),
+}
+
+
+@pytest.mark.parametrize("name", list(ODD))
+def test_losses_and_gradients_of_odd_batches_are_finite(name: str):
+    masks, known = ODD[name]
+    targets = targets_of(*masks, known=known)
+    output = random_output(len(masks), boxes=True)
+    loss = total(criterion()([output], targets, counts_of(targets)))
+    loss.backward()
+    assert torch.isfinite(loss)
+    for tensor in (output.class_logits, output.mask_logits, output.boxes):
+        # No gradient at all would stop DistributedDataParallel.
+        assert tensor.grad is not None
+        assert torch.isfinite(tensor.grad).all()
+
+
+def test_an_authentic_batch_teaches_only_that_there_is_no_object():
+    targets = targets_of(NONE, NONE)
+    output = random_output(2)
+    losses = criterion()([output], targets, counts_of(targets))
+    assert losses["loss_mask_focal"] == losses["loss_mask_tversky"] == 0
+    total(losses).backward()
+    assert torch.all(output.mask_logits.grad == 0)
+    assert torch.all(output.class_logits.grad[..., 1] < 0)  # More "no object" is cheaper.
+
+
+def test_an_image_without_a_known_mask_changes_nothing():
+    output = random_output(2)
+    targets = targets_of(BIG, NONE, known=[True, False])
+    both = criterion()([output], targets, counts_of(targets))
+    alone = MaskOutput(output.class_logits[:1], output.mask_logits[:1], None)
+    known = targets_of(BIG)
+    torch.testing.assert_close(both, criterion()([alone], known, counts_of(known)))
+
+
+def test_padding_is_never_sampled():
+    targets = targets_of(squares((2, 2, 4)))
+    output, extents = random_output(1), torch.tensor([[0.5, 0.75]])  # Valid: 8 columns, 12 rows.
+    plain = criterion()([output], targets, ONE, extents)
+    spoilt = output.mask_logits.detach().clone()
+    spoilt[:, :, 13:] = spoilt[:, :, :, 9:] = 77  # One cell further, for bilinear sampling.
+    spoilt_output = MaskOutput(output.class_logits, spoilt, None)
+    torch.testing.assert_close(plain, criterion()([spoilt_output], targets, ONE, extents))
+
+
+# ---- Counts
+
+
+def test_losses_of_micro_batches_add_up_to_the_losses_of_the_whole():
+    masks = [TWO, NONE, BIG, NONE, NONE, NONE, TWO, squares((3, 3, 2))]
+    targets = targets_of(*masks)
+    output, counts = random_output(8, boxes=True), counts_of(targets)
+    whole = criterion()([output], targets, counts)
+    parts = []
+    for first in range(0, 8, 2):
+        part = slice(first, first + 2)
+        micro = MaskOutput(*(tensor[part] for tensor in output))
+        parts.append(criterion()([micro], targets_of(*masks[part]), counts))
+    summed = {name: sum(part[name] for part in parts) for name in whole}
+    torch.testing.assert_close(summed, whole)
+
+
+def test_points_are_mostly_the_uncertain_ones():
+    logits = torch.linspace(-8, 8, SIDE).expand(1, 1, SIDE, SIDE).contiguous()
+    sampler = MaskCriterion(num_points=1000)
+    points = sampler._points(logits, torch.ones(1, 1, 2))
+    assert points.shape == (1, 1000, 2)
+    # Of 3000 candidates about 900 lie in the middle three tenths; the 750 nearest are taken.
+    near = ((points[0, :, 0] - 0.5).abs() < 0.15).float()
+    assert near[:750].mean() > 0.95  # The zeros beyond the border look uncertain, too.
+    assert near[750:].mean() < 0.4
+
+
+# ---- Classification
+
+
+def verdict(images: int = 2) -> ClassifierOutput:
+    return ClassifierOutput(
+        torch.randn(images, requires_grad=True), torch.randn(images, 2, 2, requires_grad=True)
+    )
+
+
+def classification_targets(*labels: float) -> Targets:
+    return targets_of(*(NONE for _ in labels))._replace(labels=torch.tensor(labels))
+
+
+def test_the_image_loss_by_hand():
+    output = verdict()._replace(image_logits=torch.tensor([0.5, -1.0]))
+    counts = ONE._replace(images=2)
+    losses = ClassificationCriterion()(output, classification_targets(1.0, 0.0), counts)
+    expected = (math.log(1 + math.exp(-0.5)) + math.log(1 + math.exp(-1))) / 2
+    assert losses["loss_image"].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_image_loss_falls_as_the_verdict_gets_right():
+    targets = classification_targets(1.0, 0.0)
+    for kind in ("bce", "poly_focal"):
+        make = ClassificationCriterion(image_loss=kind)
+        right, wrong = (
+            make(verdict()._replace(image_logits=sign * torch.tensor([3.0, -3.0])), targets, ONE)
+            for sign in (1, -1)
+        )
+        assert right["loss_image"] < wrong["loss_image"]
+
+
+def test_patches_without_a_truth_teach_nothing():
+    output, targets = verdict(), classification_targets(1.0, 0.0)
+    targets.patch_valid[1] = False
+    ClassificationCriterion()(output, targets, ONE)["loss_patch"].backward()
+    assert torch.all(output.patch_logits.grad[1] == 0)
+    assert torch.all(output.patch_logits.grad[0] != 0)
+
+
+def test_the_weight_weighs_both_losses():
+    output, targets = verdict(), classification_targets(1.0, 0.0)
+    one, two = (ClassificationCriterion(weight=weight)(output, targets, ONE) for weight in (1, 2))
+    assert set(one) == {"loss_image", "loss_patch"}
+    torch.testing.assert_close(two, {name: 2 * loss for name, loss in one.items()})
+
+
+def test_without_patch_prediction_there_is_no_patch_loss():
+    output = verdict()._replace(patch_logits=None)
+    losses = ClassificationCriterion()(output, classification_targets(1.0, 0.0), ONE)
+    assert set(losses) == {"loss_image"}
+
+
+def test_an_unknown_image_loss_is_refused():
+    with pytest.raises(ValueError, match=r"IMAGE_LOSS is 'focal'; use bce or poly_focal"):
+        ClassificationCriterion(image_loss="focal")
+
+
+@pytest.mark.parametrize("make", [criterion, ClassificationCriterion])
+def test_a_criterion_has_no_parameters_of_its_own(make: Callable[[], object]):
+    assert not hasattr(make(), "parameters")

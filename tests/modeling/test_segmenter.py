@@ -1,0 +1,289 @@
+"""Pyramid, pixel decoder and mask decoder, alone and together."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from loupe.modeling.deformable_attention import DeformableAttention
+from loupe.modeling.feature_pyramid import FeaturePyramid
+from loupe.modeling.layers import Mlp, sine_position
+from loupe.modeling.mask_decoder import MaskDecoder, _blocked
+from loupe.modeling.pixel_decoder import Condition, ConditionalPixelDecoder, _reference_points
+from loupe.modeling.segmenter import Segmenter
+from loupe.structures import MaskOutput
+
+CONDITIONS = ["token", "pixel", "none"]
+
+
+def segmenter(**arguments: object) -> Segmenter:
+    return Segmenter(
+        **{
+            "dim_in": 32,
+            "dim": 32,
+            "num_heads": 4,
+            "pixel_layers": 2,
+            "pixel_ffn_dim": 48,
+            "mask_layers": 4,
+            "mask_ffn_dim": 48,
+            "num_queries": 5,
+            **arguments,
+        }
+    )
+
+
+def wakened(module: nn.Module) -> nn.Module:
+    """Deformable attention starts without any dependence on its query; noise ends that."""
+    for child in module.modules():
+        if isinstance(child, DeformableAttention):
+            nn.init.normal_(child.sampling_offsets.weight, std=0.1)
+            nn.init.normal_(child.attention_weights.weight, std=0.1)
+    return module
+
+
+def flat(outputs: list[MaskOutput]) -> list[Tensor]:
+    return [tensor for output in outputs for tensor in output if tensor is not None]
+
+
+# ---- Pyramid
+
+
+def test_the_pyramid_has_four_scales_of_any_grid():
+    levels = FeaturePyramid(8)(torch.randn(2, 8, 6, 10))
+    assert [tuple(level.shape) for level in levels] == [
+        (2, 8, 24, 40),
+        (2, 8, 12, 20),
+        (2, 8, 6, 10),
+        (2, 8, 3, 5),
+    ]
+
+
+def test_the_pyramids_patch_scale_is_the_patches_themselves():
+    patches = torch.randn(2, 8, 6, 6)
+    pyramid = FeaturePyramid(8)
+    assert torch.equal(pyramid(patches)[2], patches)
+    assert not list(pyramid.scales[2].parameters())
+
+
+# ---- Layers
+
+
+def test_an_mlp_has_no_activation_after_its_last_layer():
+    assert [type(layer) for layer in Mlp(3, 4, 5, 6)] == [
+        nn.Linear,
+        nn.ReLU,
+        nn.Linear,
+        nn.ReLU,
+        nn.Linear,
+    ]
+
+
+def test_sine_positions_by_hand():
+    code = sine_position(2, 3, 8, torch.device("cpu")).view(2, 3, 8)
+    y, x = 2 * torch.pi * 1 / 2, 2 * torch.pi * 3 / 3
+    expected = [torch.tensor(v) for v in (y, y, y / 100, y / 100, x, x, x / 100, x / 100)]
+    functions = [torch.sin, torch.cos] * 4
+    expected = torch.stack([f(v) for f, v in zip(functions, expected, strict=True)])
+    torch.testing.assert_close(code[0, 2], expected, rtol=0, atol=1e-4)
+
+
+def test_reference_points_are_cell_centres_x_first():
+    points = _reference_points([(1, 2), (2, 1)], torch.device("cpu"))
+    assert points.shape == (1, 4, 2, 2)
+    assert points[0, :, 0].tolist() == [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]
+    assert torch.equal(points[:, :, 0], points[:, :, 1])
+
+
+def test_deformable_attention_starts_on_a_ring_of_growing_radius():
+    bias = DeformableAttention(
+        dim=32, num_heads=4, num_levels=3, num_points=2
+    ).sampling_offsets.bias
+    ring = bias.detach().view(4, 3, 2, 2)
+    torch.testing.assert_close(ring[:, :, 1], 2 * ring[:, :, 0])
+    torch.testing.assert_close(ring[:, 0, 0].abs().amax(1), torch.ones(4))
+    assert torch.equal(ring[:, 0], ring[:, 1])
+
+
+# ---- Every parameter, every condition
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("boxes", [False, True])
+def test_every_parameter_receives_a_gradient(condition: str, boxes: bool):
+    model = wakened(segmenter(condition=condition, predict_boxes=boxes))
+    outputs = model(torch.randn(2, 32, 4, 6), torch.tensor([0.3, 0.8]))
+    sum((tensor * torch.randn_like(tensor)).sum() for tensor in flat(outputs)).backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_outputs_have_their_shapes_for_a_grid_that_is_not_square(boxes: bool):
+    outputs = segmenter(predict_boxes=boxes)(torch.randn(2, 32, 4, 6), torch.ones(2))
+    assert len(outputs) == 5
+    for output in outputs:
+        assert output.class_logits.shape == (2, 5, 2)
+        assert output.mask_logits.shape == (2, 5, 16, 24)
+        assert (output.boxes is not None) == boxes
+        if boxes:
+            assert output.boxes.shape == (2, 5, 4)
+            assert 0 <= output.boxes.min() <= output.boxes.max() <= 1
+
+
+@pytest.mark.parametrize("grid", [(4, 2), (5, 7), (9, 3)])
+def test_odd_grids_are_taken(grid: tuple[int, int]):
+    valid = torch.ones(1, *grid, dtype=torch.bool)
+    valid[:, -1] = False
+    outputs = segmenter()(torch.randn(1, 32, *grid), torch.ones(1), valid)
+    assert all(torch.isfinite(tensor).all() for tensor in flat(outputs))
+
+
+@pytest.mark.parametrize("condition", ["token", "pixel"])
+@torch.no_grad()
+def test_the_condition_matters_and_does_not_leak_between_images(condition: str):
+    model, patches = segmenter(condition=condition), torch.randn(2, 32, 4, 4)
+    nn.init.normal_(model.condition_embeddings)
+    one = model(patches, torch.tensor([0.0, 0.0]))[-1].mask_logits
+    other = model(patches, torch.tensor([1.0, 0.0]))[-1].mask_logits
+    assert (one[0] - other[0]).abs().max() > 1e-3
+    torch.testing.assert_close(one[1], other[1])
+
+
+@torch.no_grad()
+def test_without_condition_the_probability_does_not_matter():
+    model, patches = segmenter(condition="none"), torch.randn(2, 32, 4, 4)
+    assert model.condition_embeddings is None
+    one, other = model(patches, torch.zeros(2)), model(patches, torch.ones(2))
+    torch.testing.assert_close(flat(one), flat(other), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_the_first_embedding_stands_for_authentic_and_the_second_for_forged():
+    model, patches = segmenter(), torch.randn(1, 32, 4, 4)
+    nn.init.normal_(model.condition_embeddings)
+    forged = flat(model(patches, torch.ones(1)))
+    model.condition_embeddings[0] = 7  # Authentic: has no weight at probability 1.
+    torch.testing.assert_close(flat(model(patches, torch.ones(1))), forged)
+    model.condition_embeddings.copy_(model.condition_embeddings.flip(0))
+    model.condition_embeddings[1] = 3
+    torch.testing.assert_close(flat(model(patches, torch.zeros(1))), forged)
+
+
+@torch.no_grad()
+def test_a_soft_condition_lies_between_the_hard_ones():
+    model = segmenter()
+    nn.init.normal_(model.condition_embeddings)
+    kept: list[Tensor] = []
+    attention = model.pixel_decoder.layers[0].condition.attention
+    attention.register_forward_pre_hook(lambda _m, arguments: kept.append(arguments[0]))
+    for p in (0.0, 1.0, 0.25):
+        model(torch.randn(1, 32, 4, 4), torch.tensor([p]))
+    torch.testing.assert_close(kept[2], 0.75 * kept[0] + 0.25 * kept[1])
+
+
+@pytest.mark.parametrize("condition", ["token", "pixel"])
+def test_several_tokens_for_each_verdict_are_taken(condition: str):
+    model = segmenter(condition=condition, condition_tokens=3)
+    outputs = model(torch.randn(2, 32, 4, 4), torch.tensor([0.0, 1.0]))
+    sum(tensor.square().sum() for tensor in flat(outputs)).backward()
+    assert model.condition_embeddings.shape == (2, 3, 32)
+    assert model.condition_embeddings.grad.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_each_pixel_weighs_the_embeddings_by_their_probability():
+    model = segmenter(condition="pixel")
+    layer = model.pixel_decoder.layers[0].condition
+    layer.attention.in_proj_weight[:64] = 0  # No pixel prefers an embedding.
+    layer.attention.in_proj_bias[:64] = 0
+    x, embeddings = torch.randn(1, 3, 32), torch.randn(2, 1, 32)
+    ours = layer(x, Condition(embeddings, torch.tensor([0.3])), None)
+    value = F.linear(
+        0.7 * embeddings[0] + 0.3 * embeddings[1],
+        layer.attention.in_proj_weight[64:],
+        layer.attention.in_proj_bias[64:],
+    )
+    torch.testing.assert_close(ours, layer.norm(x + layer.attention.out_proj(value)))
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_a_batch_of_two_equals_two_batches_of_one(condition: str, padded: bool):
+    model = wakened(segmenter(condition=condition)).eval()
+    patches, p = torch.randn(2, 32, 4, 6), torch.tensor([0.2, 0.9])
+    valid = torch.ones(2, 4, 6, dtype=torch.bool)
+    if padded:
+        valid[0, 3:] = valid[1, :, 4:] = False
+        patches = patches * valid[:, None]
+    both = model(patches, p, valid if padded else None)
+    for b in range(2):
+        one = slice(b, b + 1)
+        alone = model(patches[one], p[one], valid[one] if padded else None)
+        for ours, theirs in zip(flat(both), flat(alone), strict=True):
+            torch.testing.assert_close(ours[one], theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_masked_attention_looks_where_the_last_mask_was():
+    logits = torch.full((1, 1, 8, 8), -5.0)
+    logits[..., :4, :] = 5.0
+    blocked = _blocked(logits, (4, 4), None).view(4, 4)
+    assert not blocked[:2].any()
+    assert blocked[2:].all()
+
+
+def test_a_query_that_is_blocked_everywhere_looks_everywhere():
+    logits = torch.full((1, 2, 8, 8), -5.0)
+    logits[0, 1, 0, 0] = 50.0
+    blocked = _blocked(logits, (4, 4), None)
+    assert not blocked[0, 0].any()
+    assert blocked[0, 1].sum() > 10
+
+
+def test_a_query_never_looks_at_padding():
+    logits = torch.randn(1, 5, 8, 8)
+    logits[0, 0] = -5.0  # Blocked everywhere,
+    logits[0, 1] = 5.0  # nowhere,
+    logits[0, 2], logits[0, 2, 6:] = -5.0, 5.0  # and only where there is padding.
+    valid = torch.ones(1, 2, 2, dtype=torch.bool)
+    valid[:, 1] = False
+    for shape in ((2, 2), (4, 4), (8, 8), (1, 1)):
+        blocked = _blocked(logits, shape, valid).view(5, *shape)
+        if shape != (1, 1):
+            assert blocked[:, shape[0] // 2 :].all()
+        assert not blocked.flatten(1).all(dim=1).any()
+
+
+@torch.no_grad()
+def test_a_mask_that_is_false_everywhere_gives_finite_outputs():
+    decoder = MaskDecoder(dim=32, num_queries=3, num_layers=3, num_heads=4, ffn_dim=48)
+    nn.init.zeros_(decoder.mask_head[-1].weight)
+    decoder.mask_head[-1].bias.fill_(-1)
+    features = torch.rand(1, 32, 8, 8) + 1
+    outputs = decoder(features, [torch.randn(1, 32, s, s) for s in (1, 2, 4)])
+    assert (outputs[0].mask_logits < 0).all()
+    assert all(torch.isfinite(tensor).all() for tensor in flat(outputs))
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_bfloat16_autocast_runs_forwards_and_backwards(condition: str, padded: bool):
+    model = segmenter(condition=condition, predict_boxes=True)
+    valid = torch.ones(1, 4, 4, dtype=torch.bool)
+    valid[:, 3:] = False
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = model(torch.randn(1, 32, 4, 4), torch.ones(1), valid if padded else None)
+    sum(tensor.float().sum() for tensor in flat(outputs)).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_an_unknown_condition_is_refused():
+    with pytest.raises(ValueError, match=r"CONDITION_ATTENTION is 'both'.*token"):
+        segmenter(condition="both")
+
+
+def test_a_width_that_group_norm_cannot_divide_is_refused():
+    with pytest.raises(ValueError, match=r"FEATURE_DIM is 40; use a multiple of 32"):
+        ConditionalPixelDecoder(dim_in=8, dim=40)

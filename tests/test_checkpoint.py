@@ -1,0 +1,279 @@
+"""Weights load wholly or not at all, run no code, and convert there and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from loupe import Loupe
+from loupe.checkpoint import (
+    EMPTY_WEIGHT,
+    NAMES,
+    CheckpointError,
+    from_released,
+    load_into,
+    load_weights,
+    save_weights,
+    to_released,
+)
+
+Build = Callable[..., Loupe]
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert set(one) == set(other)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def randomise(module: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+
+
+# ---- Files
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt", ".pth", ".bin"])
+def test_weights_survive_the_way_through_a_file(ending: str, tmp_path: Path, tiny_model: Loupe):
+    path = tmp_path / "new folder" / f"weights{ending}"
+    save_weights(tiny_model.state_dict(), path)
+    assert_equal(load_weights(path), weights_of(tiny_model))
+
+
+@pytest.mark.parametrize("key", ["model", "state_dict", "module"])
+def test_a_table_inside_a_training_checkpoint_is_found(key: str, tmp_path: Path):
+    content = {key: {"module.weight": torch.ones(2)}, "iteration": 7, "optimizer": {"state": {}}}
+    torch.save(content, tmp_path / "last.pth")
+    assert_equal(load_weights(tmp_path / "last.pth"), {"weight": torch.ones(2)})
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"gone\.pt: no such file.*MODEL\.WEIGHTS"):
+        load_weights(tmp_path / "gone.pt")
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+@pytest.mark.parametrize("kept", [0, 10, 2000])
+def test_a_truncated_file_is_named(ending: str, kept: int, tmp_path: Path, tiny_model: Loupe):
+    path = tmp_path / f"weights{ending}"
+    save_weights(tiny_model.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=rf"weights\{ending}: not readable as weights"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_a_text_file_is_named(ending: str, tmp_path: Path):
+    path = tmp_path / f"weights{ending}"
+    path.write_text("404: not found")
+    with pytest.raises(CheckpointError, match=rf"weights\{ending}: "):
+        load_weights(path)
+
+
+class Malicious:
+    """A pickle of it makes a folder when it is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_pickle_is_never_run(legacy: bool, tmp_path: Path):
+    path, folder = tmp_path / "weights.pt", tmp_path / "harm"
+    content = {"model": {"weight": torch.ones(2)}, "payload": Malicious(folder)}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match=r"(?s)weights\.pt: .*tensors"):
+        load_weights(path)
+    assert not folder.exists()
+    torch.load(path, weights_only=False)
+    assert folder.exists(), "the pickle was harmless: this test proves nothing"
+
+
+@pytest.mark.parametrize("content", [[torch.ones(2)], {"model": {"a": 1}}, torch.ones(2)])
+def test_a_file_without_a_table_of_tensors_is_refused(content: object, tmp_path: Path):
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match="holds no table of tensors"):
+        load_weights(tmp_path / "weights.pt")
+
+
+# ---- Into a model
+
+
+def test_loading_takes_every_value(build: Build):
+    source, target = build(), build()
+    randomise(source)
+    load_into(target, source.state_dict())
+    assert_equal(weights_of(target), weights_of(source))
+
+
+def test_every_key_at_fault_is_named_and_nothing_is_changed(tiny_model: Loupe):
+    before, weights = weights_of(tiny_model), weights_of(tiny_model)
+    weights = {name: value + 1 for name, value in weights.items()}
+    del weights["backbone.vit.cls_token"], weights["segmenter.mask_decoder.norm.bias"]
+    weights["classifier.extra"] = weights["decoder.extra"] = torch.ones(1)
+    weights["classifier.fusion.weight"] = torch.ones(1, 7)
+    with pytest.raises(CheckpointError) as caught:
+        load_into(tiny_model, weights, source="stage1.pth")
+    assert str(caught.value).splitlines()[:-1] == [
+        "stage1.pth does not fit the model:",
+        "  missing: backbone.vit.cls_token",
+        "  missing: segmenter.mask_decoder.norm.bias",
+        "  unexpected: classifier.extra",
+        "  unexpected: decoder.extra",
+        "  misshapen: classifier.fusion.weight is (1, 7) in the file, (1, 37) in the model",
+    ]
+    assert_equal(weights_of(tiny_model), before)
+
+
+def test_a_stage_1_checkpoint_feeds_stage_2_by_declaration(build: Build):
+    stage_1, stage_2 = build("MODEL.SEGMENTER.ENABLED", False), build()
+    randomise(stage_1)
+    fresh = weights_of(stage_2.segmenter)
+    load_into(stage_2, stage_1.state_dict(), new_parts=["segmenter"])
+    assert_equal(weights_of(stage_2.segmenter), fresh)
+    assert_equal(weights_of(stage_2.backbone), weights_of(stage_1.backbone))
+    assert_equal(weights_of(stage_2.classifier), weights_of(stage_1.classifier))
+
+
+def test_without_the_declaration_every_missing_key_is_named(build: Build):
+    stage_1, stage_2 = build("MODEL.SEGMENTER.ENABLED", False), build()
+    with pytest.raises(CheckpointError) as caught:
+        load_into(stage_2, stage_1.state_dict())
+    named = {line.removeprefix("  missing: ") for line in str(caught.value).splitlines()}
+    assert {f"segmenter.{name}" for name in stage_2.segmenter.state_dict()} <= named
+
+
+def test_a_declared_part_must_be_missing_as_a_whole(tiny_model: Loupe):
+    weights = weights_of(tiny_model)
+    del weights["segmenter.mask_decoder.norm.bias"]
+    with pytest.raises(CheckpointError, match=r"missing: segmenter\.mask_decoder\.norm\.bias"):
+        load_into(tiny_model, weights, new_parts=["segmenter"])
+
+
+def test_a_declared_part_that_is_there_is_loaded(build: Build):
+    source, target = build(), build()
+    randomise(source)
+    load_into(target, source.state_dict(), new_parts=["segmenter"])
+    assert_equal(weights_of(target), weights_of(source))
+
+
+# ---- Conversion
+
+
+def test_the_table_of_names_is_one_to_one():
+    released, ours = zip(*NAMES, strict=True)
+    assert len(set(released)) == len(set(ours)) == len(NAMES)
+
+
+def test_every_row_of_the_table_is_used(build: Build):
+    spatial = build("MODEL.PERCEPTION_ENCODER.NAME", "vit_pe_spatial_tiny_patch16_512")
+    names = set(to_released(build().state_dict())) | set(to_released(spatial.state_dict()))
+    # Attention of the mask decoder is one matrix here and three there.
+    names |= {name.replace("q_proj.", "in_proj_") for name in names}
+    starts = {".".join("*" if word.isdigit() else word for word in n.split(".")) for n in names}
+    literal = names | starts
+
+    def used(row: str) -> bool:
+        words = row.split(".")
+        return any(
+            len(n.split(".")) >= len(words)
+            and all(a in ("*", b) for a, b in zip(words, n.split("."), strict=False))
+            for n in literal
+        )
+
+    unused = [row for row, _ in NAMES if not used(row) and "ls_" not in row]
+    assert unused == []
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_pe_core_tiny_patch16_384", "vit_pe_spatial_tiny_patch16_512"]
+)
+def test_conversion_there_and_back_changes_nothing(name: str, build: Build):
+    model = build("MODEL.PERCEPTION_ENCODER.NAME", name)
+    randomise(model)
+    released = to_released(model.state_dict())
+    assert not set(released) & set(model.state_dict())
+    assert_equal(from_released(released), weights_of(model))
+
+
+def test_layer_scales_of_the_original_are_renamed():
+    released = {"backbone.transformer.resblocks.3.ls_1.gamma": torch.ones(4)}
+    assert list(from_released(released)) == ["backbone.vit.blocks.3.gamma_1"]
+    assert_equal(to_released(from_released(released)), released)
+
+
+def test_the_released_prefix_is_cut(tiny_model: Loupe):
+    released = {f"loupe.{k}": v for k, v in to_released(tiny_model.state_dict()).items()}
+    assert_equal(from_released(released), weights_of(tiny_model))
+
+
+def test_a_heads_only_file_of_a_frozen_encoder_converts(tiny_model: Loupe):
+    released = to_released(tiny_model.state_dict())
+    heads = {name: value for name, value in released.items() if not name.startswith("backbone.")}
+    parts = {name.split(".")[0] for name in from_released(heads)}
+    assert parts == {"classifier", "segmenter"}
+
+
+def test_unknown_released_keys_are_named(tiny_model: Loupe):
+    released = to_released(tiny_model.state_dict())
+    released["segmentor.surprise"] = released["classifier.fuser.fused.weight"] = torch.ones(1)
+    with pytest.raises(CheckpointError) as caught:
+        from_released(released)
+    assert "segmentor.surprise" in str(caught.value)
+    assert "classifier.fuser.fused.weight" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("MODEL.SEGMENTER.PREDICT_BOXES", True), "segmenter.mask_decoder.box_head.0.weight"),
+        (("MODEL.SEGMENTER.CONDITION_TOKENS", 2), "segmenter.condition_embeddings"),
+    ],
+)
+def test_what_the_released_model_has_no_place_for_is_named(
+    options: tuple[object, ...], named: str, build: Build
+):
+    with pytest.raises(CheckpointError, match=named.replace(".", r"\.")):
+        to_released(build(*options).state_dict())
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "segmentor.label_embedding.1",
+        "segmentor.label_embedding.0",
+        "segmentor.mask2former_decoder.decoder.layers.1.self_attn.k_proj.weight",
+        "segmentor.mask2former_decoder.decoder.layers.0.self_attn.q_proj.bias",
+    ],
+)
+def test_a_released_file_that_lacks_one_of_a_group_is_refused_with_its_name(
+    lost: str, tiny_model: Loupe
+):
+    released = to_released(tiny_model.state_dict())
+    del released[lost]
+    with pytest.raises(CheckpointError, match=lost.replace(".", r"\.")):
+        from_released(released)
+
+
+def test_the_released_class_weights_are_a_constant(tiny_model: Loupe):
+    assert to_released(tiny_model.state_dict())[EMPTY_WEIGHT].tolist() == pytest.approx([1, 0.1])
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pt"])
+def test_converted_weights_can_be_written(ending: str, tmp_path: Path, tiny_model: Loupe):
+    released = to_released(tiny_model.state_dict())
+    save_weights(released, tmp_path / f"released{ending}")
+    assert_equal(load_weights(tmp_path / f"released{ending}"), released)
