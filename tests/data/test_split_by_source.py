@@ -1,0 +1,68 @@
+"""Splitting a manifest by the photographs that its images are made of."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "datasets" / "split_by_source.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("split_by_source", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(*names: str) -> list[dict[str, str]]:
+    return [{"image": name, "mask": "", "label": "0"} for name in names]
+
+
+def test_images_connected_through_others_stay_together(script: ModuleType) -> None:
+    chain = rows("a_ani_00001.jpg", "b_ani_00001_cha_00002.jpg", "c_cha_0002_pla_00003.jpg")
+    alone = rows("d_nat_00009.jpg")
+    groups = script.groups_of(chain + alone, script.CASIA_NAMES)
+    assert [len(group) for group in groups] == [3, 1]
+
+
+def test_no_photograph_is_in_both_parts_and_no_image_is_lost(script: ModuleType) -> None:
+    images = rows(*(f"x_ani_{i:05d}_cha_{i // 3:05d}.jpg" for i in range(60)))
+    train, test = script.split(images, script.CASIA_NAMES, 0.3)
+    seen = [
+        set().union(*(script.photographs(row, script.CASIA_NAMES) for row in part))
+        for part in (train, test)
+    ]
+    assert not seen[0] & seen[1]
+    assert sorted(row["image"] for row in train + test) == sorted(row["image"] for row in images)
+    assert 0.2 < len(test) / len(images) < 0.4
+
+
+def test_a_name_without_photographs_is_refused(script: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"holiday\.jpg: no photograph in its name"):
+        script.groups_of(rows("holiday.jpg"), script.CASIA_NAMES)
+
+
+def test_written_manifests_point_to_the_images_and_leave_seen_photographs_out(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"images/a_ani_{i:05d}.jpg" for i in range(10)]
+    for folder, listed in (("first", names), ("second", [*names, "images/b_sec_00077.jpg"])):
+        (tmp_path / folder).mkdir()
+        lines = ["image,mask,label,technique,source", *(f"{name},,0,," for name in listed)]
+        (tmp_path / folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
+    words = ["split", "first/manifest.csv", "--output", "out", "--unseen", "second/manifest.csv"]
+    monkeypatch.setattr(sys, "argv", words)
+    script.main()
+    train = script.read(tmp_path / "out" / "train.csv")
+    unseen = script.read(tmp_path / "out" / "second_unseen.csv")
+    assert Path(train[0]["image"]).parent == tmp_path / "first" / "images"
+    assert len(unseen) == 11 - len(train)
