@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Writes the manifest.csv of a data set, without moving or copying its images.
 
 A manifest is read faster than a tree of files, can be cut into splits by hand, and is understood

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Writes a data set of synthetic forgeries: OUTPUT/{train,valid,test} with a manifest.csv each.
 
 The three splits share no photograph. Half of the images are authentic.

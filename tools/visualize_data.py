@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Draws a contact sheet of a data set, the forged regions outlined.
 
 Example:
