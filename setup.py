@@ -40,10 +40,13 @@ REQUIREMENTS = [
     "safetensors>=0.5,<1",
     "tensorboard>=2.18,<3",
     "matplotlib>=3.9,<4",
+    "tqdm>=4.66,<5",
 ]
 # Photographs that ship inside these packages are the sources of the synthetic forgeries.
 SYNTHETIC = ["scikit-image>=0.25,<0.27", "scikit-learn>=1.6,<2"]
-TEST = [*SYNTHETIC, "pytest>=8.3,<10", "hypothesis>=6.100,<7", "torchmetrics>=1.6,<2"]
+# Data sets that come as parquet tables.
+PARQUET = ["pyarrow>=18,<27"]
+TEST = [*SYNTHETIC, *PARQUET, "pytest>=8.3,<10", "hypothesis>=6.100,<7", "torchmetrics>=1.6,<2"]
 
 CSRC = Path("projects/loupe/ops/csrc")
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -175,6 +178,7 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "synthetic": SYNTHETIC,
+        "parquet": PARQUET,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.17.5,<0.18", "ninja>=1.11"],
     },

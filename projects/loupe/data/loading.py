@@ -1,7 +1,8 @@
 """A folder in a known format, or a list file, becomes dataset dicts. No image is opened.
 
 Known formats (the first that fits is taken):
-    * list files: `.csv` manifest, `.json` and `.txt` lists of `loupe.data.readers`;
+    * list files: `.csv` manifest, `.json` and `.txt` lists of `loupe.data.readers`, COCO `.json`,
+      `.parquet`;
     * a folder with a `manifest.csv`;
     * DDL split: `real/`, `fake/`, `masks/` (or `mask/`);
     * `Tp/`, `Gt/` and perhaps `Au/`;
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loupe.data import readers
+from loupe.data.coco import is_coco, read_coco
 from loupe.data.manifest import read_manifest
 from loupe.data.pairing import DatasetDict, DatasetError, names, read_unpaired
+from loupe.data.parquet import read_parquet
 
 
 class FolderFormat(NamedTuple):
@@ -69,7 +72,10 @@ def detect_format(folder: Path) -> FolderFormat:
 
 
 def _read_json(path: Path) -> list[DatasetDict]:
-    """A list of images, or a list of data sets that are joined."""
+    """COCO, a list of images, or a list of data sets that are joined."""
+    content = readers.read_json(path)
+    if is_coco(content):
+        return read_coco(path, content)
     parts = readers.read_collection(path)
     if parts is None:
         return readers.read_json_list(path)
@@ -84,10 +90,11 @@ def _read_list_file(path: Path) -> list[DatasetDict]:
     read = {
         ".csv": read_manifest,
         ".json": _read_json,
+        ".parquet": read_parquet,
         ".txt": readers.read_text_list,
     }.get(path.suffix.lower())
     if read is None:
-        raise DatasetError(f"{path}: a list file must be .csv, .json or .txt; convert it")
+        raise DatasetError(f"{path}: a list file must be .csv, .json, .parquet or .txt; convert it")
     return read(path)
 
 

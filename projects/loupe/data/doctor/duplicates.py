@@ -17,13 +17,16 @@ from loupe.data.doctor.facts import Facts
 
 # Largest distance for which the bands find every pair.
 MAX_DISTANCE = 7
-# Least correlation of the thumbnails of near duplicates, see `near_duplicates`.
-LEAST_CORRELATION = 0.97
 
+# What thumbnails of near duplicates must do, see `look_alike`.
+_LEAST_CORRELATION = 0.9
+_LEAST_AGREEMENT = 0.5
+_EQUAL_GREY = 6
 _BANDS = 4
 _BAND_BITS = 16
 # Pairs looked at together: bounds memory.
 _PAIRS_AT_ONCE = 4_000_000
+_THUMBNAILS_AT_ONCE = 10_000
 # Of more images with one hash, each is compared with the first only.
 _SAME_HASH_LIMIT = 50
 
@@ -37,31 +40,61 @@ def equal_groups(digests: Sequence[str]) -> list[list[int]]:
     return [group for group in positions.values() if len(group) > 1]
 
 
-def near_duplicates(
-    facts: Sequence[Facts], max_distance: int, least_correlation: float = LEAST_CORRELATION
-) -> list[tuple[int, int]]:
+def near_duplicates(facts: Sequence[Facts], max_distance: int) -> list[tuple[int, int]]:
     """Pairs (i < j) of images that look alike but do not have equal pixels.
 
-    Candidates are pairs of close hashes. A hash keeps signs only, so that different images of one
-    plain composition (a horizon) can be close: the thumbnails must correlate, too.
+    Candidates are pairs with close hashes of the whole or of one quarter. A hash keeps signs only,
+    so that different images of one plain composition can be close: the thumbnails decide.
 
     Args:
         facts: of all images; unreadable and flat ones have no partners.
         max_distance: largest number of differing bits, at most MAX_DISTANCE.
-        least_correlation: of the grey thumbnails, whatever their brightness and contrast.
     """
-    usable = [position for position, fact in enumerate(facts) if fact.perceptual_hash]
-    if not usable:
-        return []
-    hashes = np.array([int(facts[p].perceptual_hash, 16) for p in usable], np.uint64)
-    thumbnails = np.stack([_thumbnail(facts[p]) for p in usable])
-    found = []
-    for first, second in candidate_pairs(hashes, max_distance):
-        alike = (thumbnails[first] * thumbnails[second]).sum(axis=1) >= least_correlation
-        for i, j in zip(first[alike].tolist(), second[alike].tolist(), strict=True):
-            if facts[usable[i]].pixel_digest != facts[usable[j]].pixel_digest:
-                found.append((usable[i], usable[j]))
-    return sorted(set(found))
+    hashes = [fact.perceptual_hashes.split(",") for fact in facts]
+    thumbnails = [fact.thumbnail for fact in facts]
+    found: set[tuple[int, int]] = set()
+    for part in range(max(map(len, hashes), default=0)):
+        usable = [i for i, parts in enumerate(hashes) if part < len(parts) and parts[part]]
+        positions = np.array(usable, np.int64)
+        values = np.array([int(hashes[i][part], 16) for i in usable], np.uint64)
+        for first, second in candidate_pairs(values, max_distance):
+            pairs = zip(positions[first].tolist(), positions[second].tolist(), strict=True)
+            new = [
+                (i, j)
+                for i, j in pairs
+                if (i, j) not in found and facts[i].pixel_digest != facts[j].pixel_digest
+            ]
+            found.update(_alike_pairs(new, thumbnails))
+    return sorted(found)
+
+
+def look_alike(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Whether thumbnails look alike: (N, 256) and (N, 256) grey values -> (N,) bool.
+
+    Either they correlate (whatever brightness and contrast), or half of their cells are equal up to
+    a common shift (whatever was pasted into the rest).
+    """
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    difference = first - second
+    shift = np.median(difference, axis=1, keepdims=True)
+    agreement = (np.abs(difference - shift) <= _EQUAL_GREY).mean(axis=1)
+    first = first - first.mean(axis=1, keepdims=True)
+    second = second - second.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    correlation = (first * second).sum(axis=1) / np.maximum(lengths, 1e-6)
+    return (correlation >= _LEAST_CORRELATION) | (agreement >= _LEAST_AGREEMENT)
+
+
+def _alike_pairs(
+    pairs: list[tuple[int, int]], thumbnails: Sequence[str]
+) -> Iterator[tuple[int, int]]:
+    for start in range(0, len(pairs), _THUMBNAILS_AT_ONCE):
+        block = pairs[start : start + _THUMBNAILS_AT_ONCE]
+        sides = [
+            np.stack([_thumbnail(thumbnails[p]) for p in side]) for side in zip(*block, strict=True)
+        ]
+        alike = look_alike(*sides)
+        yield from (pair for pair, is_alike in zip(block, alike, strict=True) if is_alike)
 
 
 def candidate_pairs(
@@ -113,12 +146,15 @@ def _distinct_pairs(
         starts = np.searchsorted(values[order], np.arange((1 << _BAND_BITS) + 1))
         for flip in flips:
             partners = values ^ flip
-            begin, end = starts[partners], starts[partners + 1]
+            # Each pair of bands once, from the one without the bit.
+            searched = (values & flip) == 0
+            begin = np.where(searched, starts[partners], 0)
+            end = np.where(searched, starts[partners + 1], 0)
             for first, place in _expand(begin, end):
                 second = order[place]
-                close = first < second
-                first, second = first[close], second[close]
                 close = np.bitwise_count(hashes[first] ^ hashes[second]) <= max_distance
+                if flip == 0:
+                    close &= first < second
                 if close.any():
                     yield first[close], second[close]
 
@@ -138,8 +174,5 @@ def _expand(begin: np.ndarray, end: np.ndarray) -> Iterator[tuple[np.ndarray, np
         start = stop
 
 
-def _thumbnail(facts: Facts) -> np.ndarray:
-    """Thumbnail as a float32 vector of mean 0 and length 1."""
-    values = np.frombuffer(base64.b64decode(facts.thumbnail), np.uint8).astype(np.float32)
-    values -= values.mean()
-    return values / np.linalg.norm(values)
+def _thumbnail(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), np.uint8)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from loupe.data.decoding import (
     MaskSizeError,
@@ -28,7 +28,7 @@ FACTS_VERSION = 1
 THUMBNAIL_SIDE = 16
 _HASH_SIDE = 8
 _HASH_INPUT_SIDE = 32
-# An image of less contrast (standard deviation of its grey thumbnail) has a hash of noise.
+# A part of less contrast (standard deviation of its grey values) would have a hash of noise.
 _LEAST_CONTRAST = 4.0
 # Values between these are neither "authentic" nor "forged".
 _BINARY_TOLERANCE = 0.02
@@ -85,7 +85,7 @@ class Facts(NamedTuple):
         format: what the content is, whatever the suffix says ("JPEG", ...).
         byte_digest: of the file.
         pixel_digest: of the decoded pixels and their shape.
-        perceptual_hash: 64 bits as hexadecimal digits; "" for a flat image.
+        perceptual_hashes: of the whole and its quarters, see `perceive`; a flat part has none.
         thumbnail: base64 of 16 x 16 grey bytes.
         mask: None without a mask file, or with one that cannot be used.
     """
@@ -97,7 +97,7 @@ class Facts(NamedTuple):
     format: str = ""
     byte_digest: str = ""
     pixel_digest: str = ""
-    perceptual_hash: str = ""
+    perceptual_hashes: str = ""
     thumbnail: str = ""
     mask: MaskFacts | None = None
 
@@ -138,7 +138,7 @@ def examine(image_path: str, mask_path: str | None, mask_rule: str, grid: Grid) 
             )
         except UnreadableImageError as error:
             mask_error = f"{error.problem}; {error.remedy}"
-    thumbnail, perceptual_hash = perceive(image)
+    thumbnail, perceptual_hashes = perceive(image)
     return Facts(
         mask_error=mask_error,
         width=image.shape[1],
@@ -146,7 +146,7 @@ def examine(image_path: str, mask_path: str | None, mask_rule: str, grid: Grid) 
         format=_format(image_path),
         byte_digest=_digest(Path(image_path).read_bytes()),
         pixel_digest=_digest(str(image.shape).encode() + image.tobytes()),
-        perceptual_hash=perceptual_hash,
+        perceptual_hashes=perceptual_hashes,
         thumbnail=base64.b64encode(thumbnail.tobytes()).decode(),
         mask=mask_facts,
     )
@@ -176,19 +176,32 @@ def measure_mask(mask: np.ndarray, grid: Grid) -> MaskFacts:
 
 
 def perceive(image: np.ndarray) -> tuple[np.ndarray, str]:
-    """Thumbnail (16, 16) uint8 and 64-bit DCT hash of an image (H, W, 3) uint8.
+    """Thumbnail (16, 16) uint8 and perceptual hashes of an image (H, W, 3) uint8.
 
-    The hash keeps the signs, about their median, of 8 x 8 low cosines (none constant along an axis): it
-    outlives scaling and compression. A flat image has none.
+    Five hashes, of the whole and its quarters: a forgery changes the hash of the whole, but rarely
+    those of all quarters.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    thumbnail = cv2.resize(grey, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)
-    if thumbnail.std() < _LEAST_CONTRAST:
-        return thumbnail, ""
+    size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
+    thumbnail = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    height, width = (max(1, side // 2) for side in grey.shape)
+    quarters = grey[:height, :width], grey[:height, width:], grey[height:, :width]
+    parts = [grey, *quarters, grey[height:, width:]]
+    return thumbnail, ",".join(_cosine_hash(part) if part.size else "" for part in parts)
+
+
+def _cosine_hash(grey: np.ndarray) -> str:
+    """64 bits, as hexadecimal digits, of a grey image; "" for a flat one.
+
+    The signs, about their median, of 8 x 8 low cosines (none of them constant along an axis): they
+    outlive scaling and compression.
+    """
     size = (_HASH_INPUT_SIDE, _HASH_INPUT_SIDE)
     small = cv2.resize(grey.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    if small.std() < _LEAST_CONTRAST:
+        return ""
     cosines = cv2.dct(small)[1 : _HASH_SIDE + 1, 1 : _HASH_SIDE + 1]
-    return thumbnail, np.packbits(cosines > np.median(cosines)).tobytes().hex()
+    return np.packbits(cosines > np.median(cosines)).tobytes().hex()
 
 
 def _read_turned_mask(
@@ -215,8 +228,11 @@ def _mask_error(mask_path: str | None, mask_rule: str) -> str:
 
 
 def _format(path: str) -> str:
-    with Image.open(path) as image:
-        return image.format or ""
+    try:
+        with Image.open(path) as image:
+            return image.format or ""
+    except UnidentifiedImageError:
+        return "TIFF"  # Deep colours, the only kind that is read by another library than Pillow.
 
 
 def _digest(data: bytes) -> str:

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Unpacks parquet files that embed images: writes images, masks and a manifest.csv.
+
+Columns: `image` (bytes, or Hugging Face's {"bytes", "path"}), and perhaps `path` (a name), `mask`,
+`label`, `technique`, `source`. Files are written as they are embedded, byte for byte.
+Needs pyarrow.
+
+Example:
+    python datasets/extract_parquet.py train-00000.parquet train-00001.parquet --output mine
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from loupe.data.manifest import COLUMNS
+from loupe.data.pairing import DatasetError
+from loupe.data.parquet import image_bytes, parquet_label, parquet_rows
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Command line of this tool."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", type=Path, nargs="+", help="parquet files, joined in this order")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    return parser.parse_args(words)
+
+
+def extract(files: list[Path], folder: Path) -> int:
+    """Writes the files and the manifest; returns the number of images.
+
+    Raises:
+        DatasetError: a file is no parquet of images.
+        FileExistsError: the folder has a manifest.
+    """
+    manifest = folder / "manifest.csv"
+    if manifest.exists():
+        raise FileExistsError(f"{manifest} exists; choose another --output")
+    for name in ("images", "masks"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    # Under another name until it is whole: a manifest that ends early would look like one.
+    unfinished = folder / "manifest.csv.part"
+    count = 0
+    with open(unfinished, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for path, number, row in _numbered_rows(files):
+            writer.writerow(_extract_row(path, number, row, folder, count))
+            count += 1
+    unfinished.replace(manifest)
+    return count
+
+
+def _numbered_rows(files: list[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    for path in files:
+        for number, row in enumerate(parquet_rows(path)):
+            yield path, number, row
+
+
+def _extract_row(
+    path: Path, number: int, row: dict[str, Any], folder: Path, count: int
+) -> tuple[str, str, Any, str, str]:
+    """Writes one image and its mask, if there is one; returns the manifest's row."""
+    image, mask = image_bytes(row.get("image")), image_bytes(row.get("mask"))
+    if image is None:
+        raise DatasetError(
+            f"{path}: row {number} embeds no image in the column 'image'; if the columns hold "
+            "paths, the file can be loaded as it is"
+        )
+    # Numbered, because embedded names need not be unique, nor safe to write to.
+    stem = f"{count:07d}_{PurePosixPath(str(_name(row))).stem}".rstrip("_")
+    image_name = f"images/{stem}{_suffix(path, number, image)}"
+    (folder / image_name).write_bytes(image)
+    mask_name = ""
+    if mask is not None:
+        mask_name = f"masks/{stem}{_suffix(path, number, mask)}"
+        (folder / mask_name).write_bytes(mask)
+    label = parquet_label(path, number, row, mask is not None)
+    return (
+        image_name,
+        mask_name,
+        "" if label is None else label,
+        row.get("technique") or "",
+        row.get("source") or "",
+    )
+
+
+def _name(row: dict[str, Any]) -> str:
+    inner = row["image"].get("path") if isinstance(row["image"], dict) else None
+    return (row.get("path") or inner or "").replace("\\", "/")
+
+
+def _suffix(path: Path, number: int, data: bytes) -> str:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            kind = image.format or "PNG"
+    except UnidentifiedImageError:
+        raise DatasetError(
+            f"{path}: row {number} embeds no image of a known format (it begins with {data[:8]!r})"
+        ) from None
+    return {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "PPM": ".ppm"}.get(
+        kind, f".{kind.lower()}"
+    )
+
+
+def main(words: list[str] | None = None) -> None:
+    """Unpacks the files."""
+    arguments = parse_arguments(words)
+    try:
+        count = extract(arguments.files, arguments.output)
+    except (DatasetError, FileExistsError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"{arguments.output / 'manifest.csv'}: {count} images")
+
+
+if __name__ == "__main__":
+    main()
