@@ -164,8 +164,8 @@ def load_weights(path: str | Path) -> Weights:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path}: damaged, no torch file, or it holds more than tensors, and reading that could "
-            "run code; refused. Ask for a .safetensors file, or save the state_dict alone"
+            f"{path}: damaged, no torch file, or it holds more than tensors, and reading that "
+            "could run code; refused. Ask for a .safetensors file, or save the state_dict alone"
         ) from error
     except Exception as error:  # torch and safetensors raise many types for a damaged file.
         raise CheckpointError(
