@@ -202,7 +202,7 @@ def describe(fake: bool, boxes: list[list[int]], share: float) -> str:
         share: forged share of the image, in [0, 1].
     """
     if not fake:
-        return "No forged region was found. This image has not been tampered with."
+        return "The image was found authentic. This image has not been tampered with."
     if not boxes:
         return (
             "The image as a whole was found forged, no region stands out. "

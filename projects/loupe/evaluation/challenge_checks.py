@@ -25,6 +25,7 @@ FAULTS = {
     # Any submission.
     "bad-archive": "the .zip cannot be read",
     "nested-folder": "everything lies in one folder more than it should",
+    "duplicate-file": "a .zip holds two files of one name",
     "unexpected-file": "a file that the format does not know",
     "bad-encoding": "a text is not UTF-8, or begins with a byte order mark",
     "missing-image": "an image has no answer",
@@ -65,6 +66,7 @@ FAULTS = {
     "traces-empty": "the traces of a fake image are empty",
 }
 
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
 _ORIENTATION_TAG = 0x0112
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _FOUR_DECIMALS = re.compile(r"\d\.\d{4}")
@@ -139,16 +141,15 @@ class Files:
             raise BadArchiveError(f"{name}: {error}") from error
 
 
-def image_sizes(folder: str | Path, suffixes: frozenset[str] | None = None) -> Sizes:
+def image_sizes(folder: str | Path) -> Sizes:
     """(height, width) of all images of a folder by stem, as they are looked at; headers only.
 
     Raises:
         ValueError: there is no image, two have one stem, or one cannot be opened.
     """
-    suffixes = suffixes or frozenset(Image.registered_extensions())
     sizes: dict[str, tuple[int, int]] = {}
     for path in sorted(Path(folder).rglob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
         if path.stem in sizes:
             raise ValueError(f"{path}: another image has this stem; a challenge tells them by it")
@@ -184,9 +185,13 @@ def validate(submission: str | Path, form: str, sizes: Sizes) -> list[Fault]:
     try:
         files = Files(submission)
         tops = {PurePosixPath(name).parts[0] for name in files.names}
-        if len(tops) == 1 and not tops & {"predictions.txt", "masks", "json"}:
+        nested = len(tops) == 1 and all("/" in name for name in files.names)
+        if nested and not tops & {"masks", "json"}:
             return [Fault("nested-folder", tops.pop(), "put its content at the top")]
-        return list(checks[form](files, sizes))
+        twice = {a for a, b in zip(files.names, files.names[1:], strict=False) if a == b}
+        return [Fault("duplicate-file", name) for name in sorted(twice)] + list(
+            checks[form](files, sizes)
+        )
     except BadArchiveError as error:
         return [Fault("bad-archive", str(submission), str(error))]
 
@@ -236,10 +241,11 @@ def _check_lines(text: str, sizes: Sizes) -> Iterator[Fault]:
     for number, line in enumerate(text.splitlines(), start=1):
         place = f"predictions.txt:{number}"
         name, comma, score = line.rpartition(",")
-        if not comma or "," in name or not name or line != line.strip():
+        path = PurePosixPath(name)
+        heading = path.suffix != ".png" and not _is_number(score)
+        if not comma or "," in name or not name or line != line.strip() or heading:
             yield Fault("bad-line", place, repr(line))
             continue
-        path = PurePosixPath(name)
         if "/" in name or "\\" in name:
             yield Fault("name-has-folder", place, name)
         elif path.suffix != ".png":
@@ -251,8 +257,16 @@ def _check_lines(text: str, sizes: Sizes) -> Iterator[Fault]:
     yield from _check_names(answered, sizes, "predictions.txt", "image")
 
 
+def _is_number(text: str) -> bool:
+    return bool(_NUMBER.fullmatch(text)) or _is_special(text)
+
+
+def _is_special(text: str) -> bool:
+    return text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity")
+
+
 def _check_probability(text: str, place: str) -> Iterator[Fault]:
-    if text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
+    if _is_special(text):
         yield Fault("not-a-number", place, text)
     elif not _NUMBER.fullmatch(text):
         yield Fault("number-format", place, repr(text))
@@ -344,15 +358,18 @@ def _check_boxes(boxes: Any, verdict: Any, place: str) -> Iterator[Fault]:
         return
     if verdict == "real" and boxes:
         yield Fault("boxes-on-real", place, f"{len(boxes)} boxes")
-    for index, box in enumerate(boxes):
+    seen: set[tuple[float, ...]] = set()
+    for box in boxes:
         numbers = [x for x in box if isinstance(x, int | float) and not isinstance(x, bool)]
         if len(box) != 4:
             yield Fault("box-length", place, repr(box))
-        elif len(numbers) != 4 or not all(math.isfinite(x) for x in numbers):
+        elif len(numbers) != 4 or any(math.isinf(x) for x in numbers if isinstance(x, float)):
             yield Fault("box-not-a-number", place, repr(box))
         elif not all(0 <= x <= BOX_SCALE for x in numbers):
             yield Fault("box-out-of-range", place, repr(box))
         elif box[0] > box[2] or box[1] > box[3]:
             yield Fault("box-order", place, repr(box))
-        elif box in boxes[:index]:
+        elif tuple(box) in seen:
             yield Fault("duplicate-box", place, repr(box))
+        else:
+            seen.add(tuple(box))
