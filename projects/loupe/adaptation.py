@@ -135,11 +135,10 @@ class TestTimeAdaptation:
         return total
 
     def _counts(self, targets: list[Targets]) -> LossCounts:
-        queries = self.model.segmenter.mask_decoder.query_features.num_embeddings
         images = sum(int(target.mask_known.sum()) for target in targets)
         masks = sum(len(mask) for target in targets for mask in target.masks)
-        unmatched = queries * images - masks
-        weight = masks + unmatched * self.model.mask_criterion.no_object_weight
+        queries = self.model.segmenter.num_queries * images
+        weight = self.model.mask_criterion.class_weights(queries, masks)
         return LossCounts(images, 1.0, max(masks, 1), weight)
 
 
@@ -198,43 +197,37 @@ def adapted_predictions(
     model = adaptation.model.eval()
     if mode == "offline":
         for group in _grouped(loader, images_per_step):
-            logger.info("adaptation loss %.4f", adaptation.step(_perceive(model, group)))
+            _adapt(adaptation, _perceive(model, group))
         for batch in loader:
-            with torch.no_grad():
-                yield batch, model(batch)
+            yield batch, _answer(model, batch, *_perceive(model, [batch]))
         return
     for group in _grouped(loader, images_per_step):
         perceptions = _perceive(model, group)
-        if perceptions:
-            logger.info("adaptation loss %.4f", adaptation.step(perceptions))
+        _adapt(adaptation, perceptions)
         try:
-            yield from _answers(model, group, perceptions)
+            for batch, perception in zip(group, perceptions, strict=True):
+                yield batch, _answer(model, batch, perception)
         finally:
             if mode == "episodic":
                 adaptation.reset()
 
 
+def _adapt(adaptation: TestTimeAdaptation, perceptions: list[Perception | None]) -> None:
+    loss = adaptation.step([perception for perception in perceptions if perception is not None])
+    logger.info("adaptation loss %.4f", loss)
+
+
+# Functions of their own, lest the generator's consumer runs without gradients while it is paused.
 @torch.no_grad()
-def _answers(
-    model: Loupe, group: list[list[dict[str, Any]]], perceptions: list[Perception]
-) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Predicts a group of batches from what was perceived; unreadable items keep their error."""
-    remaining = iter(perceptions)
-    pairs = []
-    for batch in group:
-        readable = [item for item in batch if "image" in item]
-        answers = iter(model.answer(readable, next(remaining)) if readable else ())
-        pairs.append(
-            (batch, [next(answers) if "image" in x else {"error": x["error"]} for x in batch])
-        )
-    return pairs
+def _answer(
+    model: Loupe, batch: list[dict[str, Any]], perception: Perception | None
+) -> list[dict[str, Any]]:
+    return model.answer(batch, perception)
 
 
 @torch.no_grad()
-def _perceive(model: Loupe, group: list[list[dict[str, Any]]]) -> list[Perception]:
-    """Features and verdicts of a group's readable images; batches without any are left out."""
-    batches = [[item for item in batch if "image" in item] for batch in group]
-    return [model.perceive(batch) for batch in batches if batch]
+def _perceive(model: Loupe, group: list[list[dict[str, Any]]]) -> list[Perception | None]:
+    return [model.perceive(batch) for batch in group]
 
 
 def adapt_and_evaluate(cfg: CfgNode, model: Loupe, loader: Any, evaluator: Any) -> dict[str, Any]:

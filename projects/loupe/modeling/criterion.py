@@ -172,6 +172,10 @@ class MaskCriterion:
                 losses |= {name + suffix: value for name, value in terms.items()}
         return losses
 
+    def class_weights(self, queries: float, matched: float) -> float:
+        """Sum of the class weights of so many queries, `LossCounts.class_weights`."""
+        return matched + (queries - matched) * self.no_object_weight
+
     @torch.no_grad()
     def match(
         self, output: MaskOutput, targets: Targets, boxes: list[Tensor], extents: Tensor

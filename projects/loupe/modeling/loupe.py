@@ -177,34 +177,47 @@ class Loupe(nn.Module):
         return losses
 
     def _predictions(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return self.answer(batched_inputs, self.perceive(batched_inputs))
+
+    def perceive(self, batched_inputs: list[dict[str, Any]]) -> Perception | None:
+        """Encodes and classifies the readable items: all that comes before the segmenter.
+
+        Returns:
+            None where no item is readable.
+        """
         readable = [item for item in batched_inputs if "image" in item]
-        answers = iter(self.answer(readable, self.perceive(readable)) if readable else ())
+        if not readable:
+            return None
+        inputs = self.preprocess(readable)
+        features = self.encode(inputs)
+        verdict = self.classifier(**features, patch_valid=inputs.patch_valid)
+        return Perception(inputs, features, verdict)
+
+    def answer(
+        self, batched_inputs: list[dict[str, Any]], perception: Perception | None
+    ) -> list[dict[str, Any]]:
+        """Predicts from a perception of the same items; one without `image` keeps its error.
+
+        The condition is the classifier's probability, always.
+        """
+        answers = iter(() if perception is None else self._answers(batched_inputs, perception))
         return [
             next(answers) if "image" in item else {"error": item["error"]}
             for item in batched_inputs
         ]
 
-    def perceive(self, batched_inputs: list[dict[str, Any]]) -> Perception:
-        """Encodes and classifies readable items: all that comes before the segmenter."""
-        inputs = self.preprocess(batched_inputs)
-        features = self.encode(inputs)
-        return Perception(
-            inputs, features, self.classifier(**features, patch_valid=inputs.patch_valid)
-        )
-
-    def answer(
+    def _answers(
         self, batched_inputs: list[dict[str, Any]], perception: Perception
     ) -> list[dict[str, Any]]:
-        """Predicts from a perception. The condition is the classifier's probability, always."""
         inputs, features, verdict = perception
         probability = verdict.image_logits.detach().float().sigmoid()
         output = None
         if self.segmenter is not None:
             output = self.segmenter(features["patches"], probability, inputs.patch_valid)[-1]
         size = (inputs.images.shape[2], inputs.images.shape[3])
+        readable = [item for item in batched_inputs if "image" in item]
         return [
-            _answer(item, i, size, probability, verdict, output)
-            for i, item in enumerate(batched_inputs)
+            _answer(item, i, size, probability, verdict, output) for i, item in enumerate(readable)
         ]
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> NetworkInput:
@@ -258,15 +271,13 @@ class Loupe(nn.Module):
         patch = self.backbone.size_divisibility
         known = [item for item in batched_inputs if item.get("mask_known", True)]
         patches = masks = class_weights = 0.0
+        queries = 0 if self.segmenter is None else self.segmenter.num_queries
         for item in known:
             h, w = item["valid_size"]
             patches += -(-h // patch) * -(-w // patch)
-            if self.segmenter is not None:
-                queries = self.segmenter.mask_decoder.query_features.num_embeddings
-                matched = min(_region_count(item), queries)
-                masks += matched
-                unmatched = queries - matched
-                class_weights += matched + unmatched * self.mask_criterion.no_object_weight
+            masks += min(_region_count(item), queries)
+        if self.mask_criterion is not None:
+            class_weights = self.mask_criterion.class_weights(queries * len(known), masks)
         counts = LossCounts(len(batched_inputs), patches, masks, class_weights)
         return torch.tensor(counts, dtype=torch.float64)
 

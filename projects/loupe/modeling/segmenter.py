@@ -73,6 +73,11 @@ class Segmenter(nn.Module):
             predict_boxes=predict_boxes,
         )
 
+    @property
+    def num_queries(self) -> int:
+        """Queries per image."""
+        return self.mask_decoder.query_features.num_embeddings
+
     def forward(
         self, patches: Tensor, probability: Tensor | None, patch_valid: Tensor | None = None
     ) -> list[MaskOutput]:
