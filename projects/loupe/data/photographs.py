@@ -1,20 +1,24 @@
-"""Photographs to forge: those that ship inside dependencies, and scenes drawn by procedure.
+"""Photographs to forge: those that ship inside dependencies, drawn scenes, and one's own.
 
 Training, validation and test never share a photograph: the split below is the definition. (The
 two motorcycles are one scene, hence both in training.) Random windows, zooms and tones make many
-host images of each.
+host images of each. Further ones come from a folder or a manifest; to keep those apart
+from other splits is the business of whoever names them.
 """
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from loupe.data.decoding import read_image
+from loupe.data.decoding import UnreadableImageError, read_image
+from loupe.data.manifest import read_manifest
+from loupe.data.pairing import DatasetError, list_images
 
 SPLITS = ("train", "valid", "test")
 
@@ -53,6 +57,9 @@ PHOTOGRAPHS = {
 SCENES = {"train": 8, "valid": 0, "test": 0}
 
 _SCENE_SIZE = 448
+# Further photographs stay in memory up to this size, then they are read anew each time.
+_KEPT_BYTES = 1_500_000_000
+_SMALLEST_SIDE = 64
 
 
 @lru_cache(maxsize=len(SPLITS))
@@ -72,6 +79,75 @@ def load_photographs(split: str) -> tuple[np.ndarray, ...]:
     for photograph in photographs:
         photograph.setflags(write=False)
     return tuple(photographs)
+
+
+@lru_cache(maxsize=16)
+def gather_photographs(split: str, further: str = "") -> Sequence[np.ndarray]:
+    """Photographs of a split and further ones; the latter are read when they are needed.
+
+    Args:
+        split: one of SPLITS.
+        further: a folder of images, or a manifest, of which rows with label 0 count; "" = none.
+
+    Raises:
+        DatasetError: the folder or manifest is not there or has no authentic image; later, an
+            image cannot be read.
+    """
+    shipped = load_photographs(split)
+    if not further:
+        return shipped
+    place = Path(further)
+    if place.is_file() and place.suffix.lower() == ".csv":
+        paths = [entry["file_name"] for entry in read_manifest(place) if entry["label"] == 0]
+    else:
+        paths = [str(place / name) for name in list_images(place)]
+    if not paths:
+        raise DatasetError(
+            f"{further}: no authentic image; give a folder of photographs or a manifest.csv "
+            "with rows of label 0"
+        )
+    return _Photographs(shipped, paths)
+
+
+class _Photographs(Sequence[np.ndarray]):
+    """Photographs in memory, followed by files that are read at first use and then kept."""
+
+    def __init__(self, ready: Sequence[np.ndarray], paths: Sequence[str]) -> None:
+        """Takes both; no file is opened."""
+        self._ready, self._paths = ready, paths
+        self._kept: dict[int, np.ndarray] = {}
+        self._kept_bytes = 0
+
+    def __len__(self) -> int:
+        """Both together."""
+        return len(self._ready) + len(self._paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, read-only."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if index < len(self._ready):
+            return self._ready[index]
+        if index in self._kept:
+            return self._kept[index]
+        path = self._paths[index - len(self._ready)]
+        try:
+            photograph = read_image(path)
+        except UnreadableImageError as error:
+            raise DatasetError(
+                f"{path}: a photograph to forge cannot be read ({error.problem}); "
+                "remove it from the folder or manifest"
+            ) from error
+        if min(photograph.shape[:2]) < _SMALLEST_SIDE:
+            raise DatasetError(
+                f"{path}: a photograph to forge has {photograph.shape[1]} x {photograph.shape[0]} "
+                f"pixels; remove it, each side needs {_SMALLEST_SIDE}"
+            )
+        photograph.setflags(write=False)
+        if self._kept_bytes + photograph.nbytes <= _KEPT_BYTES:
+            self._kept[index] = photograph
+            self._kept_bytes += photograph.nbytes
+        return photograph
 
 
 def make_scene(rng: np.random.Generator, size: int, shapes: int = 400) -> np.ndarray:

@@ -1,0 +1,95 @@
+"""Operations that cameras, editors and forgers share: noise, sharpening, tone, JPEG.
+
+All take and give (H, W, 3) uint8 RGB, and draw from the generator they are given.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+_FIELD_SIDE = 1024
+JPEG_420 = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
+JPEG_444 = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+
+
+@lru_cache(maxsize=1)
+def _noise_field() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    field = rng.standard_normal((_FIELD_SIDE, _FIELD_SIDE, 3), dtype=np.float32)
+    field.setflags(write=False)
+    return field
+
+
+def white_noise(rng: np.random.Generator, height: int, width: int, channels: int = 3) -> np.ndarray:
+    """Standard normal noise, (height, width[, channels]) float32, 1 or 3 channels, read-only.
+
+    A window of one fixed field, for drawing numbers would cost more than all else: it starts at one
+    of hundreds of thousands of places, and forged and authentic images draw from it alike.
+    """
+    if max(height, width) > _FIELD_SIDE - 64:
+        shape = (height, width) if channels == 1 else (height, width, channels)
+        return rng.standard_normal(shape, dtype=np.float32)
+    y = rng.integers(_FIELD_SIDE - height + 1)
+    x = rng.integers(_FIELD_SIDE - width + 1)
+    window = _noise_field()[y : y + height, x : x + width]
+    return window if channels == 3 else np.ascontiguousarray(window[..., rng.integers(3)])
+
+
+def add_noise(rng: np.random.Generator, image: np.ndarray, sigma: float) -> np.ndarray:
+    """White noise of a standard deviation in grey levels."""
+    noise = white_noise(rng, *image.shape[:2]) * np.float32(sigma)
+    return cv2.add(image, noise, dtype=cv2.CV_8U)
+
+
+def sharpen(image: np.ndarray, amount: float, sigma: float = 1.0) -> np.ndarray:
+    """Unsharp masking; a negative amount softens."""
+    soft = cv2.GaussianBlur(image, (0, 0), sigma)
+    return cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
+
+
+def save_jpeg(image: np.ndarray, quality: int, chroma: int = JPEG_420) -> np.ndarray:
+    """The image after JPEG compression; `chroma` is JPEG_420 or JPEG_444."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, chroma]
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def draw_jpeg(rng: np.random.Generator, image: np.ndarray, low: int, high: int) -> np.ndarray:
+    """JPEG of a quality from low to high, colour at half resolution in two of three cases."""
+    chroma = JPEG_420 if rng.random() < 0.65 else JPEG_444
+    return save_jpeg(image, int(rng.integers(low, high + 1)), chroma)
+
+
+def change_tone(
+    rng: np.random.Generator, image: np.ndarray, strength: float, colour: float
+) -> np.ndarray:
+    """Gamma, contrast and white balance, by a table per channel.
+
+    Args:
+        rng: source of all randomness.
+        image: (H, W, 3) uint8.
+        strength: of gamma and contrast; 0 = none, 1 = strong.
+        colour: standard deviation of the channels' gains.
+    """
+    gamma = np.exp(strength * rng.uniform(-0.35, 0.35))
+    contrast = 1 - strength * rng.uniform(0.0, 0.3)
+    offset = rng.uniform(0, 1 - contrast)
+    gains = np.exp(rng.normal(0, colour, 3))
+    levels = np.linspace(0, 1, 256)[:, None] ** gamma
+    curves = np.clip((offset + contrast * levels) * gains, 0, 1)
+    return cv2.LUT(image, np.round(255 * curves).astype(np.uint8).reshape(1, 256, 3))
+
+
+def match_colour(image: np.ndarray, wanted: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """The image with the mean and deviation that `wanted` has in the region, in CIE Lab."""
+    inside = region.astype(np.uint8)
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    mean, deviation = cv2.meanStdDev(lab, mask=inside)
+    aim, aim_deviation = cv2.meanStdDev(cv2.cvtColor(wanted, cv2.COLOR_RGB2LAB), mask=inside)
+    gain = np.clip(aim_deviation / np.maximum(deviation, 1.0), 0.6, 1.7)
+    levels = (np.arange(256)[:, None] - mean.T) * gain.T + aim.T
+    table = np.clip(levels + 0.5, 0, 255).astype(np.uint8).reshape(1, 256, 3)
+    return cv2.cvtColor(cv2.LUT(lab, table), cv2.COLOR_LAB2RGB)
