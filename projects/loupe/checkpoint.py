@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from loupe.model_zoo import ShippedWeightsError, is_shipped, shipped_file
+
 Weights = dict[str, Tensor]
 
 # Released Loupe (and, without its first word, the original Perception Encoder) -> ours.
@@ -152,10 +154,13 @@ class CheckpointError(ValueError):
 def load_weights(path: str | Path) -> Weights:
     """Reads the tensors of a `.safetensors`, `.pt`, `.pth` or `.bin` file onto the CPU.
 
+    Args:
+        path: A file, or `loupe://FILE` for weights of the repository.
+
     Raises:
         CheckpointError: The file is missing, damaged, or holds more than tensors.
     """
-    path = Path(path)
+    path = _file(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; check MODEL.WEIGHTS or the path given")
     try:
@@ -180,6 +185,15 @@ def load_weights(path: str | Path) -> Weights:
     ):
         raise CheckpointError(f"{path}: holds no table of tensors (nor `model` or `state_dict`)")
     return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _file(path: str | Path) -> Path:
+    if not is_shipped(str(path)):
+        return Path(path)
+    try:
+        return shipped_file(str(path))
+    except ShippedWeightsError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
@@ -241,7 +255,7 @@ def load_into(
 
 
 def encoder_weights(path: str | Path, vit: nn.Module) -> Weights:
-    """Reads a Perception Encoder file, in the original naming or timm's, for a timm model.
+    """Reads a Perception Encoder, in the original naming or timm's, or that of a Loupe.
 
     timm resizes the position table where the grid differs; blocks beyond the depth of the model and
     the final projection, which Loupe does not use, are left out.
@@ -249,6 +263,8 @@ def encoder_weights(path: str | Path, vit: nn.Module) -> Weights:
     weights = load_weights(path)
     if is_original_encoder(weights):
         weights = from_original_encoder(weights)
+    ours = {k.removeprefix("backbone.vit."): v for k, v in weights.items() if "backbone.vit." in k}
+    weights = ours or weights
     unused = ("head.", "rope.", *(f"blocks.{i}." for i in range(len(vit.blocks), 100)))
     weights = {k: v for k, v in weights.items() if not k.startswith(unused)}
     table = weights.get("pos_embed")

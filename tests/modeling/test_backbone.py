@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import timm
 import torch
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 
 from loupe import Loupe, PerceptionEncoder
 from loupe.checkpoint import CheckpointError, to_released
+from loupe.modeling.stems import ForensicStem, ResidualBranch, SpectrumBranch, _relative
 
 CORE = timm.list_models("vit_pe_core_*")
 SPATIAL = timm.list_models("vit_pe_spatial_*")
@@ -165,11 +168,11 @@ def test_a_frozen_encoder_stays_in_evaluation_mode(tiny_model: Loupe):
     assert tiny_model.segmenter.training
 
 
-def test_a_frozen_residual_stem_keeps_its_statistics(
+def test_a_frozen_forensic_stem_keeps_its_statistics(
     build: Callable[..., Loupe], make_item: Callable[..., dict[str, Any]]
 ):
     model = build(
-        *("MODEL.PERCEPTION_ENCODER.PATCH_SIZE", 16, "MODEL.PERCEPTION_ENCODER.STEM", "residual"),
+        *("MODEL.PERCEPTION_ENCODER.PATCH_SIZE", 16, "MODEL.PERCEPTION_ENCODER.STEM", "forensic"),
         *("INPUT.SIZE", 96),
     )
     before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
@@ -190,26 +193,64 @@ def test_a_part_that_does_not_exist_cannot_be_frozen(build: Callable[..., Loupe]
         build("MODEL.FREEZE", ["decoder"])
 
 
-# ---- The residual stem
+# ---- The forensic stem
 
 
-def test_the_residual_stem_has_the_patch_embeddings_grid():
-    overrides = {**TINY, "patch_size": 16}
-    encoder = PerceptionEncoder(
-        name="vit_pe_core_tiny_patch16_384", image_size=96, stem="residual", overrides=overrides
-    )
-    assert encoder(torch.randn(2, 3, 96, 96))["patches"].shape == (2, 64, 6, 6)
+def forensic(**sizes: int) -> PerceptionEncoder:
+    return tiny(stem="forensic", overrides={**TINY, "patch_size": 16}, image_size=96, **sizes)
 
 
-def test_the_residual_stem_sees_no_constant_in_its_residuals():
-    stem = tiny(stem="residual", overrides={**TINY, "patch_size": 16}, image_size=96)
-    kernels = stem.vit.patch_embed.proj.kernels
+@pytest.mark.parametrize("patch_size", [8, 16, 32])
+def test_the_forensic_stem_has_the_patch_embeddings_grid(patch_size: int):
+    stem = ForensicStem(24, patch_size)
+    assert stem(torch.randn(2, 3, 96, 64)).shape == (2, 24, 96 // patch_size, 64 // patch_size)
+
+
+def test_the_forensic_stem_sees_no_constant_in_its_residuals():
+    kernels = forensic().vit.patch_embed.proj.residuals.kernels
     assert torch.equal(kernels.sum(dim=(1, 2, 3)), torch.zeros(len(kernels)))
 
 
-def test_the_residual_stem_refuses_a_patch_size_it_cannot_halve_to():
+def test_the_spectrum_is_that_of_jpegs_cosine_transform():
+    block = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
+    kernels = SpectrumBranch(8, 8).kernels
+    coefficients = F.conv2d(torch.from_numpy(block)[None, None], kernels).flatten()
+    expected = torch.from_numpy(cv2.dct(block)).flatten()[1:]
+    torch.testing.assert_close(coefficients, expected, atol=1e-5, rtol=0)
+
+
+def test_the_forensic_stem_refuses_a_patch_size_that_is_not_of_blocks():
     with pytest.raises(ValueError, match="8, 16 or 32, not 14"):
-        tiny(stem="residual")
+        tiny(stem="forensic")
+
+
+def test_padding_does_not_change_what_an_image_is_relative_to():
+    features = torch.randn(1, 4, 12, 12)
+    padded = F.pad(features, (0, 12, 0, 12), value=9.0)
+    valid = F.pad(torch.ones(1, 6, 6), (0, 6, 0, 6)).bool()
+    relative = _relative(padded, valid)[..., :12, :12]
+    torch.testing.assert_close(relative, _relative(features, None))
+
+
+def test_the_encoder_tells_its_stem_what_is_padding():
+    encoder = forensic().eval()
+    images = torch.zeros(1, 3, 96, 96)
+    images[..., :48] = torch.randn(1, 3, 96, 48)
+    valid = torch.zeros(1, 6, 6, dtype=torch.bool)
+    valid[..., :3] = True
+    with torch.no_grad():
+        told = encoder(images, valid)["patches"][..., :2]
+        cropped = encoder(images[..., :48])["patches"][..., :2]
+        untold = encoder(images)["patches"][..., :2]
+    assert (told - cropped).abs().mean() < 0.5 * (untold - cropped).abs().mean()
+
+
+def test_half_precision_does_not_blur_the_traces():
+    images = torch.full((1, 3, 32, 32), 0.9) + 0.004 * torch.randn(1, 3, 32, 32)
+    branch = ResidualBranch(8, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = branch._energies(images)[0]
+    torch.testing.assert_close(halved, branch._energies(images)[0], rtol=0, atol=0)
 
 
 # ---- Files

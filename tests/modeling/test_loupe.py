@@ -36,8 +36,8 @@ KINDS = {
     "stage 2, pixels ask": STAGE_2 + PIXEL,
     "stage 2 without condition": STAGE_2 + NO_CONDITION,
     "stage 3": STAGE_3 + BOXES,
-    "residual stem": (
-        *("MODEL.FREEZE", [], "MODEL.PERCEPTION_ENCODER.STEM", "residual"),
+    "forensic stem": (
+        *("MODEL.FREEZE", [], "MODEL.PERCEPTION_ENCODER.STEM", "forensic"),
         *("MODEL.PERCEPTION_ENCODER.PATCH_SIZE", 16, "INPUT.SIZE", 96),
     ),
 }
@@ -60,7 +60,7 @@ def draw_alike(*shape: int, device: torch.device | None = None) -> Tensor:
 
 
 def sized(kind: str) -> dict[str, Any]:
-    size = 96 if kind == "residual stem" else 84
+    size = 96 if kind == "forensic stem" else 84
     return {"size": size, "valid_size": (size, size)}
 
 

@@ -35,6 +35,7 @@ class ClassificationCriterion:
         gamma: Focusing exponent.
         epsilon: Coefficient of the polynomial term.
         weight: Weight of both losses.
+        patch_weight: Further weight of the patches' loss.
     """
 
     def __init__(
@@ -46,13 +47,15 @@ class ClassificationCriterion:
         gamma: float = 2.0,
         epsilon: float = 1.0,
         weight: float = 1.0,
+        patch_weight: float = 1.0,
     ) -> None:
         if image_loss not in ("bce", "poly_focal"):
             raise ValueError(
                 f"MODEL.CLASSIFIER.IMAGE_LOSS is {image_loss!r}; use bce or poly_focal"
             )
         self.image_loss, self.image_alpha, self.patch_alpha = image_loss, image_alpha, patch_alpha
-        self.gamma, self.epsilon, self.weight = gamma, epsilon, weight
+        self.gamma, self.epsilon = gamma, epsilon
+        self.weight, self.patch_weight = weight, weight * patch_weight
 
     def __call__(
         self, output: ClassifierOutput, targets: Targets, counts: LossCounts
@@ -69,7 +72,7 @@ class ClassificationCriterion:
         if output.patch_logits is not None:
             patch = self._poly(output.patch_logits, targets.patch_ratios, self.patch_alpha)
             patch = torch.where(targets.patch_valid, patch, 0.0)
-            losses["loss_patch"] = self.weight * patch.sum() / counts.patches
+            losses["loss_patch"] = self.patch_weight * patch.sum() / counts.patches
         return losses
 
     def _poly(self, logits: Tensor, targets: Tensor, alpha: float) -> Tensor:

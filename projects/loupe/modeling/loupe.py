@@ -362,6 +362,7 @@ def _classification_criterion(cfg: CfgNode) -> ClassificationCriterion | None:
         gamma=classifier.GAMMA,
         epsilon=classifier.EPSILON,
         weight=classifier.LOSS_WEIGHT,
+        patch_weight=classifier.PATCH_WEIGHT,
     )
 
 
