@@ -77,9 +77,12 @@ def _add_encoder(cfg: CfgNode) -> None:
     encoder = cfg.MODEL.PERCEPTION_ENCODER = CfgNode()
     # Any `vit_pe_core_*` or `vit_pe_spatial_*` of timm.
     encoder.NAME = "vit_pe_core_large_patch14_336"
-    # "" = random, "hub" = timm's published weights, else a .pt or .safetensors file with the
-    # original names or timm's.
+    # "" = random, "hub" = timm's published weights, else a .pt or .safetensors file (or
+    # loupe://FILE) with the original names, timm's, or those of a whole Loupe.
     encoder.WEIGHTS = ""
+    # Side of the image that the position table is made for; 0 = INPUT.SIZE. At other sizes the
+    # table is resized on the fly, so that one set of weights serves several sizes.
+    encoder.POSITION_SIZE = 0
     # Side of a patch in pixels; 0 = the published one.
     encoder.PATCH_SIZE = 0
     # Number of transformer blocks kept, from the first; 0 = all.
@@ -87,8 +90,8 @@ def _add_encoder(cfg: CfgNode) -> None:
     # Width of the tokens and number of heads; 0 = the published ones.
     encoder.EMBED_DIM = 0
     encoder.NUM_HEADS = 0
-    # "patch" = the published linear patch embedding; "residual" = fixed high-pass residuals and
-    # strided convolutions in its place, for small encoders trained from scratch.
+    # "patch" = the published linear patch embedding; "forensic" = statistics of residuals and
+    # block spectra in its place, for small encoders trained from scratch.
     encoder.STEM = "patch"
 
 
@@ -96,6 +99,9 @@ def _add_classifier(cfg: CfgNode) -> None:
     classifier = cfg.MODEL.CLASSIFIER = CfgNode()
     # Weight of its losses; 0 = they are not computed (the classifier still gives the condition).
     classifier.LOSS_WEIGHT = 1.0
+    # Weight of the patches' loss beside the image's (Eq. 2 has 1). An encoder trained from scratch
+    # learns from patches or not at all: docs/experiments.md.
+    classifier.PATCH_WEIGHT = 1.0
     # Predict a logit for each patch (Table 2), and fuse these with the global logit.
     classifier.PATCH_PREDICTION = True
     classifier.FUSION = True
@@ -161,7 +167,9 @@ def _add_input(cfg: CfgNode) -> None:
     cfg.INPUT.SIZE = 336
     # "squash" = both sides to SIZE, the aspect ratio is lost (released); "pad" = longest side to
     # SIZE, the rest is padding, masked everywhere; "crop" = no rescaling, a SIZE x SIZE window
-    # (padded where the image is smaller; random in training, central in evaluation).
+    # (padded where the image is smaller; random in training, central in evaluation); "native" = no
+    # rescaling but of images larger than SIZE, which shrink, and padding only to the largest of a
+    # batch: with TEST.IMS_PER_BATCH 1 each image has a canvas of its own.
     cfg.INPUT.RESIZE = "squash"
     # "union" = one target per image; "regions" = one per connected component of the mask.
     cfg.INPUT.TARGETS = "union"
@@ -169,6 +177,9 @@ def _add_input(cfg: CfgNode) -> None:
     cfg.INPUT.MAX_REGIONS = 20
     # A mask of another size than its image: "strict" = error, "resize" = nearest, "skip" = counted.
     cfg.INPUT.MASK_SIZE_MISMATCH = "resize"
+    # Decode large JPEGs at a half, a quarter or an eighth, as far as both sides keep 2 SIZE pixels;
+    # faster, but the pixels are others. Not for "crop".
+    cfg.INPUT.REDUCED_DECODING = False
     # Probabilities of the training augmentations (0 = off).
     augmentation = cfg.INPUT.AUGMENTATION = CfgNode()
     augmentation.FLIP = 0.5
@@ -215,7 +226,30 @@ def _add_adaptation(cfg: CfgNode) -> None:
     # What is adapted: "segmenter" (released), "pixel_decoder", "norms" or "embeddings".
     adaptation.PARAMETERS = "segmenter"
     adaptation.BASE_LR = 1e-4
+    # "wsd": SOLVER's warmup, stable, decay over an offline run; "constant". Other modes: constant.
+    adaptation.SCHEDULE = "wsd"
     adaptation.WEIGHT_DECAY = 5e-2
     adaptation.IMS_PER_BATCH = 96
+    # Optimiser steps on each batch.
+    adaptation.STEPS = 1
+    # From here on all is for safety, and off; docs/adaptation.md says what each is for.
     # Images whose probability is nearer to 0.5 than this are left out.
     adaptation.CONFIDENCE_MARGIN = 0.0
+    # Divides the patch logits: below 1 the pseudo-target is sharper than the patch map.
+    adaptation.PATCH_TEMPERATURE = 1.0
+    # Weight of an image: "none" (all alike), "entropy" (of its verdict) or "agreement" (of its
+    # patch map with its present mask).
+    adaptation.IMAGE_WEIGHT = "none"
+    # Decay of a moving average of the weights, the teacher (0 = none); share of its mask in the
+    # pseudo-target; whether it predicts.
+    adaptation.TEACHER_DECAY = 0.0
+    adaptation.TEACHER_SHARE = 0.5
+    adaptation.TEACHER_PREDICTS = False
+    # After each step weights go this share of the way back to the source weights.
+    adaptation.ANCHOR = 0.0
+    # Take a step back if masks then disagree with the patch maps by more than TOLERANCE more than
+    # the source model's masks do ("patch_map"), or with those masks ("source"); "none". After
+    # PATIENCE rollbacks adaptation stops (0 = never).
+    adaptation.ROLLBACK = "none"
+    adaptation.ROLLBACK_TOLERANCE = 0.02
+    adaptation.ROLLBACK_PATIENCE = 3

@@ -196,7 +196,7 @@ def test_evaluation_is_the_same_every_time(entry, cfg):
     torch.testing.assert_close(first["image"], second["image"], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("resize", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("resize", ["squash", "pad", "crop", "native"])
 def test_augmented_mask_still_fits_the_marker(entry, cfg, resize):
     cfg.INPUT.RESIZE = resize
     for name in ("FLIP", "ROTATE90", "SCALE"):
@@ -209,6 +209,16 @@ def test_augmented_mask_still_fits_the_marker(entry, cfg, resize):
         marker = (item["image"][2, :height, :width].float() - 90) / 165
         torch.testing.assert_close(marker, item["mask"][:height, :width], atol=0.03, rtol=0.0)
         assert item["regions"].max() == 1
+
+
+@pytest.mark.parametrize(("size", "shape"), [(64, (24, 40)), (20, (12, 20))])
+def test_native_images_keep_their_scale_unless_they_are_too_large(entry, size, shape):
+    for is_train in (True, False):
+        item = ForgeryDatasetMapper(is_train, size=size, resize="native")(entry)
+        assert item["image"].shape == (3, *shape)
+        assert item["valid_size"] == shape
+        assert item["window"] == (0.0, 0.0, 40.0, 24.0)
+    assert ForgeryDatasetMapper(True, size=size, resize="native")(entry)["mask"].shape == shape
 
 
 def test_unreadable_image_is_an_error_item_in_evaluation(entry, tmp_path):
@@ -243,7 +253,11 @@ def test_skipped_mask_size_counts_as_unreadable(tmp_path, save, entry):
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("resize", "stretch", "INPUT.RESIZE is 'stretch'; it must be one of squash, pad, crop"),
+        (
+            "resize",
+            "stretch",
+            "INPUT.RESIZE is 'stretch'; it must be one of squash, pad, crop",
+        ),
         ("targets", "boxes", "INPUT.TARGETS"),
         ("mask_size_mismatch", "ignore", "INPUT.MASK_SIZE_MISMATCH"),
         ("size", 0, "INPUT.SIZE is 0"),

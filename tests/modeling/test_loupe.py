@@ -330,6 +330,34 @@ def test_what_padding_holds_changes_no_loss(tiny_model: Loupe, make_item: MakeIt
     torch.testing.assert_close(tiny_model([item]), clean, rtol=0, atol=0)
 
 
+def native_item(make_item: MakeItem, seed: int, height: int, width: int) -> dict[str, Any]:
+    item = make_item(seed, valid_size=(height, width))
+    for key in ("image", "mask", "regions"):
+        item[key] = item[key][..., :height, :width]
+    return item
+
+
+def test_a_batch_of_images_of_several_sizes_is_padded_to_whole_patches(
+    tiny_model: Loupe, make_item: MakeItem
+):
+    items = [native_item(make_item, 0, 40, 84), native_item(make_item, 1, 57, 30)]
+    inputs = tiny_model.preprocess(items)
+    assert inputs.images.shape == (2, 3, 70, 84)
+    assert inputs.patch_valid.sum(dim=(1, 2)).tolist() == [3 * 6, 5 * 3]
+    assert all(torch.isfinite(loss) for loss in tiny_model.train()(items).values())
+
+
+@torch.no_grad()
+def test_images_of_several_sizes_have_maps_of_their_own_sizes(
+    tiny_model: Loupe, make_item: MakeItem
+):
+    items = [native_item(make_item, 0, 40, 84), native_item(make_item, 1, 57, 30)]
+    items[1] |= {"height": 114, "width": 60, "window": (0, 0, 60, 114)}
+    for item, answer in zip(items, tiny_model.eval()(items), strict=True):
+        assert answer["forgery_map"].shape == (item["height"], item["width"])
+        assert torch.isfinite(answer["forgery_map"]).all()
+
+
 def test_pixels_are_normalised_to_minus_one_to_one(tiny_model: Loupe, make_item: MakeItem):
     item = make_item()
     item["image"][:] = 0

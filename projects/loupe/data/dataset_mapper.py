@@ -18,11 +18,16 @@ from loupe.data.augmentation import (
     RandomWindow,
     build_augmentations,
 )
-from loupe.data.decoding import MaskSizeError, UnreadableImageError, read_image_and_mask
+from loupe.data.decoding import (
+    MaskSizeError,
+    UnreadableImageError,
+    read_image_and_mask,
+    read_size,
+)
 from loupe.data.synthetic_stream import is_synthetic, render
 from loupe.structures import GroundTruth
 
-RESIZE_MODES = ("squash", "pad", "crop")
+RESIZE_MODES = ("squash", "pad", "crop", "native")
 TARGET_MODES = ("union", "regions")
 MISMATCH_MODES = ("strict", "resize", "skip")
 
@@ -48,6 +53,7 @@ class ForgeryDatasetMapper:
         targets: str = "union",
         max_regions: int = 20,
         mask_size_mismatch: str = "resize",
+        reduced_decoding: bool = False,
         augmentations: Sequence[T.Augmentation] = (),
     ) -> None:
         """Checks the options.
@@ -55,10 +61,11 @@ class ForgeryDatasetMapper:
         Args:
             is_train: gives masks and regions, and augments; else the truth for an evaluator.
             size: S, side of the network's square input in pixels.
-            resize: "squash", "pad" or "crop", see `INPUT.RESIZE`.
+            resize: "squash", "pad", "crop" or "native", see `INPUT.RESIZE`.
             targets: "union" or "regions", see `INPUT.TARGETS`.
             max_regions: largest number of regions, at most 255.
             mask_size_mismatch: "strict", "resize" or "skip".
+            reduced_decoding: decode large JPEGs at a reduced scale, `INPUT.REDUCED_DECODING`.
             augmentations: applied in this order, in training only.
         """
         _check("INPUT.RESIZE", resize, RESIZE_MODES)
@@ -75,6 +82,8 @@ class ForgeryDatasetMapper:
         self.targets = targets
         self.max_regions = max_regions
         self.mask_size_mismatch = mask_size_mismatch
+        # A window is cut from the image at its own size, so that must be decoded.
+        self.at_least = 2 * size if reduced_decoding and resize != "crop" else 0
         self.augmentations = tuple(augmentations) if is_train else ()
 
     @classmethod
@@ -88,6 +97,7 @@ class ForgeryDatasetMapper:
             "targets": cfg.INPUT.TARGETS,
             "max_regions": cfg.INPUT.MAX_REGIONS,
             "mask_size_mismatch": cfg.INPUT.MASK_SIZE_MISMATCH,
+            "reduced_decoding": cfg.INPUT.REDUCED_DECODING,
             "augmentations": build_augmentations(**probabilities, crop=cfg.INPUT.RESIZE != "crop"),
         }
 
@@ -100,34 +110,50 @@ class ForgeryDatasetMapper:
             ValueError: INPUT.MASK_SIZE_MISMATCH is strict and a mask's size is not its image's.
         """
         if self.is_train:
-            image, mask = self._read(dataset_dict)
-            return self._training_item(dataset_dict, image, mask)
+            return self._training_item(dataset_dict, *self._read(dataset_dict))
         try:
-            image, mask = self._read(dataset_dict)
+            image, mask, size = self._read(dataset_dict)
         except UnreadableImageError as error:
             return _error_item(dataset_dict, error)
-        item = _identity(dataset_dict) | self.map_image(image)
+        item = _identity(dataset_dict) | self.map_image(image, size)
         if dataset_dict.get("label") is not None:
             item["ground_truth"] = _ground_truth(dataset_dict, mask)
         return item
 
-    def map_image(self, image: np.ndarray) -> dict[str, Any]:
-        """What the model needs of one (H, W, 3) uint8 RGB image: size, pixels and window."""
-        height, width = image.shape[:2]
+    def map_image(self, image: np.ndarray, size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """What the model needs of one (H, W, 3) uint8 RGB image: size, pixels and window.
+
+        Args:
+            image: the image, perhaps decoded at a reduced scale.
+            size: (H, W) of the whole image; None = that of `image`.
+        """
+        height, width = size or image.shape[:2]
         transform, window = self._to_network(height, width)
+        if image.shape[:2] != (height, width):
+            transform = AntialiasedResize(image.shape[:2], transform.new_size)
         resized = transform.apply_image(image)
         return {
             "height": height,
             "width": width,
-            "image": _image_tensor(resized, self.size),
+            "image": _image_tensor(resized, self._canvas(resized)),
             "valid_size": resized.shape[:2],
             "window": window,
         }
 
+    def _canvas(self, image: np.ndarray) -> tuple[int, int]:
+        """(H, W) of what the network gets, padding included."""
+        return image.shape[:2] if self.resize == "native" else (self.size, self.size)
+
     def _training_item(
-        self, dataset_dict: dict[str, Any], image: np.ndarray, mask: np.ndarray | None
+        self,
+        dataset_dict: dict[str, Any],
+        image: np.ndarray,
+        mask: np.ndarray | None,
+        size: tuple[int, int],
     ) -> dict[str, Any]:
-        height, width = image.shape[:2]
+        height, width = size
+        if mask is not None and mask.shape != image.shape[:2]:
+            mask = AntialiasedResize(mask.shape, image.shape[:2]).apply_segmentation(mask)
         inputs = ForgeryInput(image, mask)
         for augmentation in self.augmentations:
             augmentation(inputs)
@@ -137,7 +163,8 @@ class ForgeryDatasetMapper:
         transform, window = self._to_network(*inputs.image.shape[:2])
         inputs.transform(transform)
         valid_size = inputs.image.shape[:2]
-        padded = np.zeros((self.size, self.size), dtype=np.float32)
+        canvas = self._canvas(inputs.image)
+        padded = np.zeros(canvas, dtype=np.float32)
         if mask is not None:
             padded[: valid_size[0], : valid_size[1]] = inputs.mask
             if has_forged_pixels:
@@ -146,7 +173,7 @@ class ForgeryDatasetMapper:
         return _identity(dataset_dict) | {
             "height": height,
             "width": width,
-            "image": _image_tensor(inputs.image, self.size),
+            "image": _image_tensor(inputs.image, canvas),
             "valid_size": valid_size,
             "window": window,
             "mask": torch.from_numpy(padded),
@@ -155,35 +182,42 @@ class ForgeryDatasetMapper:
             "mask_known": mask is not None,
         }
 
-    def _read(self, dataset_dict: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Image (H, W, 3) uint8 and mask (H, W) float32; mask None = unknown."""
+    def _read(
+        self, dataset_dict: dict[str, Any]
+    ) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int]]:
+        """Image (perhaps reduced), mask (H, W) float32 (None = unknown), and H, W."""
         file_name, label = dataset_dict["file_name"], dataset_dict.get("label")
         if is_synthetic(file_name):
-            return render(file_name)
+            image, mask = render(file_name)
+            return image, mask, mask.shape
         try:
             image, mask = read_image_and_mask(
                 file_name,
                 dataset_dict.get("mask_file_name") if label != 0 else None,
                 mismatch=self.mask_size_mismatch,
                 mask_rule=dataset_dict.get("mask_rule", ""),
+                at_least=self.at_least,
             )
         except MaskSizeError as error:
             if self.mask_size_mismatch == "strict":
                 raise ValueError(str(error)) from error
             raise
+        size = read_size(file_name) if self.at_least else image.shape[:2]
         if label == 0:
-            mask = np.zeros(image.shape[:2], dtype=np.float32)
+            mask = np.zeros(size, dtype=np.float32)
         elif dataset_dict.get("wholly_forged"):
-            mask = np.ones(image.shape[:2], dtype=np.float32)
-        return image, mask
+            mask = np.ones(size, dtype=np.float32)
+        return image, mask, size
 
     def _to_network(self, height: int, width: int) -> tuple[Transform, tuple[float, ...]]:
         """The last transform, to at most S x S, and the window (x0, y0, x1, y1) that it shows."""
         whole = (0.0, 0.0, float(width), float(height))
         if self.resize == "squash":
             return AntialiasedResize((height, width), (self.size, self.size)), whole
-        if self.resize == "pad":
+        if self.resize in ("pad", "native"):
             scale = self.size / max(height, width)
+            if self.resize == "native":
+                scale = min(scale, 1.0)
             new_size = (max(1, round(height * scale)), max(1, round(width * scale)))
             return AntialiasedResize((height, width), new_size), whole
         if max(height, width) <= self.size:
@@ -222,10 +256,10 @@ def _keep_strongest(mask: np.ndarray) -> None:
         mask[mask == strongest] = 0.5
 
 
-def _image_tensor(image: np.ndarray, size: int) -> torch.Tensor:
-    """(h, w, 3) uint8 -> (3, S, S) uint8, zeros at right and bottom."""
+def _image_tensor(image: np.ndarray, canvas: tuple[int, int]) -> torch.Tensor:
+    """(h, w, 3) uint8 -> (3, *canvas) uint8, zeros at right and bottom."""
     height, width = image.shape[:2]
-    padded = np.zeros((3, size, size), dtype=np.uint8)
+    padded = np.zeros((3, *canvas), dtype=np.uint8)
     padded[:, :height, :width] = image.transpose(2, 0, 1)
     return torch.from_numpy(padded)
 

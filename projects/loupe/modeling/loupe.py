@@ -13,6 +13,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loupe.modeling.canvas import stack_padded, valid_pixels
 from loupe.modeling.classifier import PatchAwareClassifier
 from loupe.modeling.criterion import ClassificationCriterion, MaskCriterion, MaskLossWeights
 from loupe.modeling.matcher import MatchingCosts
@@ -222,7 +223,7 @@ class Loupe(nn.Module):
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> NetworkInput:
         """Stacks and normalises; padding becomes exactly zero, whatever it holds."""
-        images = torch.stack([item["image"].to(self.device) for item in batched_inputs])
+        images = self._stack(batched_inputs, "image")
         images = (images.float() - self.pixel_mean) / self.pixel_std
         height, width = images.shape[-2:]
         sizes = torch.tensor([item["valid_size"] for item in batched_inputs], device=self.device)
@@ -230,9 +231,13 @@ class Loupe(nn.Module):
         if all(tuple(item["valid_size"]) == (height, width) for item in batched_inputs):
             return NetworkInput(images, None, extents)
         patch = self.backbone.size_divisibility
-        valid = _valid_pixels(extents, images.shape[-2:])[:, None]
+        valid = valid_pixels(extents, images.shape[-2:])[:, None]
         patch_valid = F.max_pool2d(valid, patch)[:, 0] > 0
         return NetworkInput(images * valid, patch_valid, extents)
+
+    def _stack(self, batched_inputs: list[dict[str, Any]], key: str) -> Tensor:
+        tensors = [item[key].to(self.device) for item in batched_inputs]
+        return stack_padded(tensors, self.backbone.size_divisibility)
 
     def encode(self, inputs: NetworkInput) -> dict[str, Tensor]:
         """Runs the encoder, without a graph if it is frozen; padding holds zero features."""
@@ -246,7 +251,7 @@ class Loupe(nn.Module):
         self, batched_inputs: list[dict[str, Any]], inputs: NetworkInput
     ) -> Targets:
         """Brings the mapper's masks and labels to the device; averages masks over patches."""
-        soft = torch.stack([item["mask"].to(self.device) for item in batched_inputs])
+        soft = self._stack(batched_inputs, "mask")
         patch = self.backbone.size_divisibility
         ratios = F.avg_pool2d(soft[:, None], patch)[:, 0]
         known = torch.tensor(
@@ -256,11 +261,11 @@ class Loupe(nn.Module):
         if inputs.patch_valid is not None:
             valid = inputs.patch_valid
             # A share of the patch's image, not of its padding.
-            shares = F.avg_pool2d(_valid_pixels(inputs.extents, soft.shape[1:])[:, None], patch)
+            shares = F.avg_pool2d(valid_pixels(inputs.extents, soft.shape[1:])[:, None], patch)
             ratios = ratios / shares[:, 0].clamp(min=1 / patch**2)
         masks = []
-        for item in batched_inputs:
-            regions = item["regions"].to(self.device)
+        all_regions = self._stack(batched_inputs, "regions")
+        for item, regions in zip(batched_inputs, all_regions, strict=True):
             numbers = torch.arange(1, _region_count(item) + 1, device=self.device)
             masks.append((regions[None] == numbers[:, None, None]).float())
         labels = torch.tensor([float(item["label"]) for item in batched_inputs], device=self.device)
@@ -287,14 +292,6 @@ class Loupe(nn.Module):
             return labels
         share = self.condition_jitter * torch.rand_like(labels)
         return labels * (1 - share) + 0.5 * share
-
-
-def _valid_pixels(extents: Tensor, size: tuple[int, ...]) -> Tensor:
-    """(B, H, W) float: 1 where the canvas shows the image, 0 in padding."""
-    height, width = size
-    rows = torch.arange(height, device=extents.device) < (extents[:, 1, None] * height).round()
-    columns = torch.arange(width, device=extents.device) < (extents[:, 0, None] * width).round()
-    return (rows[:, :, None] & columns[:, None]).float()
 
 
 def _region_count(item: dict[str, Any]) -> int:
