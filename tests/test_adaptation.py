@@ -338,4 +338,5 @@ def test_evaluation_sees_every_image_once(tiny_cfg: Any, tiny_model: Loupe, make
     tiny_cfg.ADAPTATION.MODE = "online"
     tiny_cfg.ADAPTATION.IMS_PER_BATCH = 2
     loader = [[item] for item in unlabelled(make_item)]
-    assert adapt_and_evaluate(tiny_cfg, tiny_model, loader, CountingEvaluator()) == {"pairs": 3}
+    adaptation = TestTimeAdaptation(tiny_model)
+    assert adapt_and_evaluate(tiny_cfg, adaptation, loader, CountingEvaluator()) == {"pairs": 3}

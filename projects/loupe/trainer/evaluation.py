@@ -3,26 +3,73 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from torch import nn
 
-from loupe.adaptation import adapt_and_evaluate
+from loupe.adaptation import adapt_and_evaluate, safe_target
+from loupe.adaptation.runs import adaptation_of
+from loupe.checkpoint import save_weights
+from loupe.solver import warmup_stable_decay
 from loupe.trainer.step import Batch
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_model(
-    cfg: CfgNode, model: nn.Module, loader: Iterable[Batch], evaluator: DatasetEvaluator
+    cfg: CfgNode,
+    model: nn.Module,
+    loader: Iterable[Batch],
+    evaluator: DatasetEvaluator,
+    suffix: str = "",
 ) -> dict[str, Any]:
     """Runs a model over a test set, adapting a copy of it if `ADAPTATION.MODE` says so.
 
+    An adaptation leaves `adaptation<suffix>.json` in OUTPUT_DIR and, unless it is episodic,
+    `model_adapted<suffix>.pth`.
+
     Returns:
         Metrics by group and name; empty on all processes but the main one.
+
+    Raises:
+        ValueError: the adapted weights would overwrite those that adaptation starts from.
     """
     if cfg.ADAPTATION.MODE == "none":
         return inference_on_dataset(model, loader, evaluator)
+    folder = Path(cfg.OUTPUT_DIR)
+    target = safe_target(folder / f"model_adapted{suffix}.pth", cfg.MODEL.WEIGHTS)
     # A copy, so that each of several test sets starts from the weights as they were trained.
-    return adapt_and_evaluate(cfg, copy.deepcopy(model), loader, evaluator) or {}
+    adaptation = adaptation_of(cfg, copy.deepcopy(model))
+    schedule = adaptation_schedule(cfg)
+    results = adapt_and_evaluate(cfg, adaptation, loader, evaluator, schedule) or {}
+    adaptation.summary.write(folder / f"adaptation{suffix}.json")
+    if cfg.ADAPTATION.MODE != "episodic":
+        logger.info("Saving adapted weights to %s", target)
+        save_weights(adaptation.model.state_dict(), target)
+    return results
+
+
+def adaptation_schedule(cfg: CfgNode) -> Callable[[float], float] | None:
+    """The multiplier of adaptation's learning rate; None = constant.
+
+    Raises:
+        ValueError: `ADAPTATION.SCHEDULE` is unknown.
+    """
+    name, solver = cfg.ADAPTATION.SCHEDULE, cfg.SOLVER
+    if name == "wsd":
+        return warmup_stable_decay(
+            solver.WARMUP_FRACTION, solver.DECAY_FRACTION, solver.DECAY_SHAPE
+        )
+    if name == "constant":
+        return None
+    raise ValueError(f"ADAPTATION.SCHEDULE is {name!r}; use wsd or constant")
+
+
+def file_stem(dataset_name: str) -> str:
+    """A data set's name or path as part of a file name."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in dataset_name)

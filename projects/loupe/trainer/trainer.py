@@ -26,7 +26,7 @@ from loupe.data.loaders import build_test_loader, build_train_loader
 from loupe.evaluation import ForgeryEvaluator
 from loupe.trainer.averaging import WeightAverage
 from loupe.trainer.checkpointing import BestWeights, LoupeCheckpointer
-from loupe.trainer.evaluation import evaluate_model
+from loupe.trainer.evaluation import evaluate_model, file_stem
 from loupe.trainer.panels import PanelCollector
 from loupe.trainer.processes import check_batch_size, data_parallel
 from loupe.trainer.randomness import seed_everything
@@ -284,7 +284,9 @@ class LoupeTrainer(DefaultTrainer):
         results = OrderedDict()
         for name, evaluator in zip(names, evaluators, strict=True):
             loader = cls.build_test_loader(cfg, name)
-            results[name] = evaluate_model(cfg, model, loader, evaluator)
+            # Each of several sets leaves files of its own, should the model adapt to them.
+            suffix = "" if len(names) == 1 else f"_{file_stem(name)}"
+            results[name] = evaluate_model(cfg, model, loader, evaluator, suffix)
         if not comm.is_main_process():
             return {}
         return next(iter(results.values())) if len(results) == 1 else results
