@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from loupe.data.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.decoding import (
     MaskSizeError,
     UnreadableImageError,
     read_image,
     read_image_and_mask,
     read_mask,
+    read_size,
 )
+from loupe.data.pairing import make_dataset_dict
 
 
 def exif_with_orientation(orientation: int) -> Image.Exif:
@@ -224,3 +227,161 @@ def test_inverted_mask_is_turned_over(tmp_path, save):
     mask = save(tmp_path / "mask.png", np.array([[0, 255]], np.uint8))
     _, read = read_image_and_mask(image, mask, mask_rule="inverted")
     np.testing.assert_array_equal(read, [[1.0, 0.0]])
+
+
+def jpeg(path, pixels: np.ndarray, **options):
+    Image.fromarray(pixels).save(path, "JPEG", **options)
+    return path
+
+
+@pytest.fixture
+def noisy() -> np.ndarray:
+    """(90, 130, 3) photograph-like: coarse structure and noise."""
+    random = np.random.default_rng(0)
+    coarse = cv2.resize(random.integers(0, 256, (9, 13, 3), np.uint8), (130, 90))
+    return np.clip(coarse + random.normal(0, 8, coarse.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 50, "subsampling": 2},
+        {"quality": 92, "subsampling": 1, "progressive": True},
+        {"quality": 100, "subsampling": 0},
+    ],
+)
+def test_jpeg_pixels_are_those_of_pillow(tmp_path, noisy, mode, options):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noisy).convert(mode).save(path, **options)
+    expected = np.asarray(Image.open(path).convert("RGB"))
+    np.testing.assert_array_equal(read_image(path), expected)
+
+
+def test_fast_decoder_is_used_for_jpeg_and_left_when_it_fails(tmp_path, noisy, monkeypatch):
+    path = jpeg(tmp_path / "a.jpg", noisy)
+    expected = read_image(path)
+    calls = []
+
+    def fail(content):
+        calls.append(1)
+        raise RuntimeError("not today")
+
+    monkeypatch.setattr("loupe.data.decoding.decode_jpeg", fail)
+    np.testing.assert_array_equal(read_image(path), expected)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_truncated_jpeg_is_an_error(tmp_path, noisy, share):
+    content = jpeg(tmp_path / "a.jpg", noisy).read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(UnreadableImageError, match="the file is damaged"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(
+    ("at_least", "size"),
+    [
+        (0, (90, 130)),
+        (46, (90, 130)),
+        (45, (45, 65)),
+        (23, (45, 65)),
+        (22, (23, 33)),
+        (5, (12, 17)),
+    ],
+)
+def test_a_jpeg_is_reduced_as_far_as_both_sides_allow(tmp_path, noisy, at_least, size):
+    path = jpeg(tmp_path / "a.jpg", noisy)
+    assert read_image(path, at_least=at_least).shape == (*size, 3)
+
+
+def test_a_reduced_jpeg_shows_the_same_picture_upright(tmp_path, noisy):
+    exif = exif_with_orientation(6)
+    path = jpeg(tmp_path / "a.jpg", noisy, exif=exif, quality=95)
+    whole, reduced = read_image(path), read_image(path, at_least=40)
+    assert (whole.shape, reduced.shape) == ((130, 90, 3), (65, 45, 3))
+    small = cv2.resize(whole, (45, 65), interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - reduced).mean() < 2
+
+
+def test_other_formats_are_never_reduced(tmp_path, noisy):
+    Image.fromarray(noisy).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png", at_least=5), noisy)
+
+
+def test_the_mask_of_a_reduced_image_keeps_its_size(tmp_path, noisy):
+    path = jpeg(tmp_path / "a.jpg", noisy, exif=exif_with_orientation(6))
+    mask = np.zeros((90, 130), np.uint8)
+    mask[:20] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    image, found = read_image_and_mask(path, tmp_path / "m.png", "strict", at_least=20)
+    assert image.shape == (33, 23, 3)
+    expected = read_image_and_mask(path, tmp_path / "m.png", "strict")[1]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_size_comes_from_the_header_or_else_from_the_pixels(tmp_path, noisy):
+    path = jpeg(tmp_path / "a.jpg", noisy, exif=exif_with_orientation(8))
+    assert read_size(path) == (130, 90)
+    cv2.imwrite(str(tmp_path / "deep.tif"), noisy.astype(np.uint16) * 257)
+    assert read_size(tmp_path / "deep.tif") == (90, 130)
+    with pytest.raises(UnreadableImageError, match="does not exist"):
+        read_size(tmp_path / "gone.jpg")
+
+
+@pytest.fixture
+def large_entry(tmp_path, noisy):
+    """A forged JPEG of 260 x 180 pixels."""
+    path = jpeg(tmp_path / "i.jpg", cv2.resize(noisy, (260, 180)), quality=95)
+    mask = np.zeros((180, 260), np.uint8)
+    mask[40:100, 30:150] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    return make_dataset_dict(path, "i", label=1, mask_file_name=tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad"])
+def test_reduced_decoding_changes_pixels_a_little_and_nothing_else(large_entry, cfg, resize):
+    cfg.INPUT.RESIZE = resize
+    cfg.INPUT.SIZE = 40
+    for is_train in (True, False):
+        cfg.INPUT.REDUCED_DECODING = False
+        whole = ForgeryDatasetMapper(cfg, is_train=is_train)(large_entry)
+        cfg.INPUT.REDUCED_DECODING = True
+        reduced = ForgeryDatasetMapper(cfg, is_train=is_train)(large_entry)
+        assert whole.keys() == reduced.keys()
+        difference = (whole.pop("image").float() - reduced.pop("image").float()).abs()
+        assert 0 < difference.mean() < 1
+        if is_train:
+            # In training it is a window of the augmented image, at whatever scale.
+            assert whole.pop("window")[:2] == reduced.pop("window")[:2] == (0, 0)
+            assert (whole.pop("mask") - reduced.pop("mask")).abs().max() < 0.3
+            assert (whole.pop("regions") != reduced.pop("regions")).float().mean() < 0.02
+        else:
+            truths = [item.pop("ground_truth") for item in (whole, reduced)]
+            np.testing.assert_array_equal(truths[0].mask, truths[1].mask)
+        assert whole == reduced
+
+
+@pytest.mark.parametrize(("resize", "size"), [("crop", 20), ("squash", 50)])
+def test_reduced_decoding_leaves_windows_and_smaller_images_alone(large_entry, cfg, resize, size):
+    cfg.INPUT.RESIZE, cfg.INPUT.SIZE = resize, size
+    cfg.INPUT.REDUCED_DECODING = False
+    whole = ForgeryDatasetMapper(cfg, is_train=False)(large_entry)
+    cfg.INPUT.REDUCED_DECODING = True
+    reduced = ForgeryDatasetMapper(cfg, is_train=False)(large_entry)
+    assert (whole["image"] == reduced["image"]).all()
+
+
+@pytest.mark.parametrize("label", [0, 1, None])
+def test_reduced_images_without_masks_have_their_own_size(large_entry, cfg, label):
+    cfg.INPUT.SIZE, cfg.INPUT.REDUCED_DECODING = 40, True
+    entry = large_entry | {"label": label, "mask_file_name": None, "wholly_forged": label == 1}
+    item = ForgeryDatasetMapper(cfg, is_train=False)(entry)
+    assert (item["height"], item["width"]) == (180, 260)
+    assert item["window"] == (0, 0, 260, 180)
+    if label:
+        assert item["ground_truth"].mask.shape == (180, 260)
+    if label is not None:
+        training = ForgeryDatasetMapper(cfg, is_train=True)(entry)
+        assert training["mask"].mean() == label

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 
+from loupe.data.catalog import load_dataset
 from loupe.data.loaders import build_test_loader, build_train_loader, numpy_seed
+from loupe.data.samplers import Draw
 
 
 @pytest.fixture
@@ -167,3 +171,24 @@ def test_unreadable_test_image_keeps_its_place(cfg, folder):
     items = [item for batch in build_test_loader(cfg, str(folder)) for item in batch]
     assert len(items) == 8
     assert ["error" in item for item in items] == [False, True] + [False] * 6
+
+
+def test_a_set_of_somebody_else_is_trained_on_with_all_its_keys(train_cfg, folder):
+    entries = [entry | {"height": 20} for entry in load_dataset(str(folder))]
+    DatasetCatalog.register("theirs", lambda: entries)
+    try:
+        train_cfg.DATASETS.TRAIN = (str(folder), "theirs")
+        loader = build_train_loader(train_cfg)
+    finally:
+        DatasetCatalog.remove("theirs")
+    assert len(loader.dataset) == 16
+    assert loader.dataset.entries[9]["height"] == 20
+    assert len(next(iter(loader))) == 4
+
+
+def test_a_data_set_that_goes_to_a_spawned_worker_gives_the_same_items(train_cfg):
+    dataset = build_train_loader(train_cfg).dataset
+    there = pickle.loads(pickle.dumps(dataset))
+    for index in range(8):
+        first, second = (one[Draw(5, index)]["image"] for one in (dataset, there))
+        torch.testing.assert_close(first, second, rtol=0, atol=0)

@@ -8,6 +8,10 @@ import pytest
 from loupe.data.samplers import BalancedSampler, TrainingSampler, build_sampler
 
 LABELS = np.array([1, 0, 0, 0, 1, 0, 0, 0, 0, 0])
+# fmt: off
+PINNED_TRAINING = [9, 6, 0, 2, 1, 4, 7, 5, 3, 8, 7, 4, 3, 5, 0, 8, 9, 6, 1, 2, 4, 5, 3, 8]
+PINNED_BALANCED = [3, 0, 2, 4, 6, 0, 1, 4, 0, 7, 4, 9, 8, 0, 5, 4, 1, 4, 0, 9, 0, 5, 4, 6]
+# fmt: on
 
 
 def take(sampler, number):
@@ -84,3 +88,24 @@ def test_unknown_sampler_is_refused():
 def test_empty_set_is_refused():
     with pytest.raises(ValueError, match="no training images"):
         TrainingSampler(0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("TrainingSampler", PINNED_TRAINING),
+        ("BalancedSampler", PINNED_BALANCED),
+    ],
+)
+def test_a_seed_means_the_stream_that_earlier_runs_drew(name, expected):
+    assert [draw.index for draw in take(build_sampler(name, LABELS, 3), 24)] == expected
+
+
+@pytest.mark.parametrize("name", ["TrainingSampler", "BalancedSampler"])
+@pytest.mark.parametrize("skipped", [3, 4, 39, 40, 41, 1000])
+def test_a_stream_skipped_by_many_passes_goes_on_exactly(name, skipped, monkeypatch):
+    whole = take(on_rank(build_sampler(name, LABELS, 3), 1, 3), skipped + 30)
+    monkeypatch.setattr("loupe.data.samplers._CHUNK", 4)
+    sampler = on_rank(build_sampler(name, LABELS, 3), 1, 3)
+    sampler.skip(skipped)
+    assert take(sampler, 30) == whole[skipped:]

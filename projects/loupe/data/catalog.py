@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from loupe.data.index import DatasetIndex, make_index
+from loupe.data.index_cache import cached_index
 from loupe.data.layouts import LAYOUTS, read_layout, read_nist16
 from loupe.data.loading import load_path
 from loupe.data.pairing import DatasetDict, DatasetError
@@ -90,12 +92,36 @@ def load_dataset(name_or_path: str) -> list[DatasetDict]:
     )
 
 
+def load_index(name_or_path: str) -> DatasetIndex | list[DatasetDict]:
+    """What `load_dataset` lists, in columns that processes share; kept in a file if it is large.
+
+    A JSON file is listed anew each time, since it may name other sets. A set that somebody else has
+    registered is a list if its dicts hold what columns cannot.
+
+    Raises:
+        DatasetError: there is no such set, or its files do not fit.
+    """
+    if name_or_path in DATASETS:
+        path = _path_of(name_or_path, dataset_root())
+        return cached_index(path, partial(DATASETS[name_or_path].read, path))
+    registered = name_or_path in DatasetCatalog.list() or is_synthetic(name_or_path)
+    path = Path(name_or_path)
+    if not registered and path.exists() and path.suffix.lower() != ".json":
+        return cached_index(path, partial(load_path, path))
+    entries = load_dataset(name_or_path)
+    return make_index(entries) or entries
+
+
 def load_named(name: str, root: str | Path) -> list[DatasetDict]:
     """Dataset dicts of a named set below a root.
 
     Raises:
         DatasetError: its files are missing or do not fit.
     """
+    return DATASETS[name].read(_path_of(name, root))
+
+
+def _path_of(name: str, root: str | Path) -> Path:
     dataset = DATASETS[name]
     path = Path(root) / dataset.path
     if not path.exists():
@@ -103,7 +129,7 @@ def load_named(name: str, root: str | Path) -> list[DatasetDict]:
             f"{name}: {path} does not exist; put there: {dataset.tree}, "
             f"or set {ROOT_VARIABLE} to the folder that holds {dataset.path}"
         )
-    return dataset.read(path)
+    return path
 
 
 def register_forgery_datasets(root: str | Path | None = None) -> None:

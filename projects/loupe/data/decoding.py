@@ -15,8 +15,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from torchvision.io import decode_jpeg
 
 # Pillow's own hard limit: beyond it a small file can fill the memory of the machine.
 MAX_PIXELS = 178_956_970
@@ -26,6 +28,8 @@ MASK_RULES = ("", "inverted", "green")
 
 _ORIENTATION_TAG = 0x0112
 _BITS_PER_SAMPLE_TAG = 258
+# MPO: what some cameras write, several JPEGs in one file, of which the first is the photograph.
+_JPEG_FORMATS = ("JPEG", "MPO")
 _TIFF_MAGICS = (b"II*\x00", b"MM\x00*")
 
 
@@ -48,13 +52,19 @@ class MaskSizeError(UnreadableImageError):
     """A mask whose size is not its image's."""
 
 
-def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, *, at_least: int = 0) -> np.ndarray:
     """Reads an image as (H, W, 3) uint8 RGB, in the orientation in which it is looked at.
+
+    Args:
+        path: the file.
+        max_pixels: largest number of pixels that is read.
+        at_least: a JPEG is decoded at a half, a quarter or an eighth of its size, whichever is the
+            smallest of which both sides are at least so many pixels; 0 = always the whole.
 
     Raises:
         UnreadableImageError: the file is missing, empty, no image, truncated or too large.
     """
-    pixels = _read_pixels(path, max_pixels)
+    pixels = _read_pixels(path, max_pixels, at_least)
     if pixels.ndim == 2:
         return np.repeat(_to_uint8(pixels)[:, :, None], 3, axis=2)
     pixels = _to_uint8(pixels)
@@ -102,6 +112,8 @@ def read_image_and_mask(
     mask_path: str | Path | None,
     mismatch: str = "resize",
     mask_rule: str = "",
+    *,
+    at_least: int = 0,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Reads an image (H, W, 3) uint8 and its mask (H, W) float32 in [0, 1], if it has one.
 
@@ -111,16 +123,17 @@ def read_image_and_mask(
         mismatch: a mask of another size is an error for "strict" and "skip" (the caller decides
             what a skip is), and resized by nearest neighbour for "resize".
         mask_rule: one of MASK_RULES.
+        at_least: see `read_image`; the mask has the whole image's size nevertheless.
 
     Raises:
         UnreadableImageError: one of the files cannot be read.
         MaskSizeError: the sizes differ and `mismatch` is not "resize".
     """
-    image = read_image(image_path)
+    image = read_image(image_path, at_least=at_least)
     if mask_path is None:
         return image, None
     mask = read_mask(mask_path, mask_rule)
-    size = image.shape[:2]
+    size = read_size(image_path) if at_least else image.shape[:2]
     if mask.shape != size and mask.shape == size[::-1]:
         # Drawn on the stored pixels of a photograph taken upright: turn it as the photograph.
         mask = _turn(mask, read_orientation(image_path))
@@ -142,7 +155,21 @@ def read_orientation(path: str | Path) -> int:
         return _orientation(image)
 
 
-def _read_pixels(path: str | Path, max_pixels: int) -> np.ndarray:
+def read_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) of an image file as it is looked at, from its header where Pillow knows that.
+
+    Raises:
+        UnreadableImageError: as for `read_image`.
+    """
+    try:
+        with Image.open(path) as image:
+            turned = _orientation(image) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except (OSError, SyntaxError, ValueError):
+        return read_image(path).shape[:2]
+
+
+def _read_pixels(path: str | Path, max_pixels: int, at_least: int = 0) -> np.ndarray:
     """Pixels of the file as stored, upright: (H, W) or (H, W, C), bool, integer or float."""
     try:
         data = Path(path).read_bytes()
@@ -162,6 +189,8 @@ def _read_pixels(path: str | Path, max_pixels: int) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            if image.format in _JPEG_FORMATS and image.mode in ("L", "RGB"):
+                return _pixels_of_jpeg(image, data, at_least)
             return _pixels_of(image)
     except UnidentifiedImageError:
         raise UnreadableImageError(
@@ -192,6 +221,22 @@ def _pixels_of(image: ImageFile.ImageFile) -> np.ndarray:
     elif image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F") and image.mode[:2] != "I;":
         image = image.convert("RGBA" if image.mode in ("La", "RGBa") else "RGB")
     return _turn(np.asarray(image), orientation)
+
+
+def _pixels_of_jpeg(image: ImageFile.ImageFile, data: bytes, at_least: int) -> np.ndarray:
+    """Decodes an opened grey or RGB JPEG, upright; at a reduced scale, if `at_least` allows."""
+    if at_least and min(image.size) >= 2 * at_least:
+        image.draft(None, (at_least, at_least))
+        return _pixels_of(image)
+    try:
+        # The same pixels as Pillow's, in less time (`benchmarks/decoding.py`).
+        content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        pixels = decode_jpeg(content).permute(1, 2, 0).numpy()
+    except RuntimeError:
+        return _pixels_of(image)  # Which says what is wrong with the file.
+    if pixels.shape != (image.height, image.width, len(image.getbands())):
+        return _pixels_of(image)
+    return _turn(pixels, _orientation(image))
 
 
 def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -17,11 +17,12 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from loupe.data.catalog import load_dataset
+from loupe.data.catalog import load_index
 from loupe.data.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.decoding import UnreadableImageError
+from loupe.data.index import UNLABELLED, DatasetIndex
 from loupe.data.samplers import Draw, build_sampler
 
 # So many unreadable images in a row mean that the data set is at fault, not a file.
@@ -133,8 +134,8 @@ def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; "
             f"it must be a multiple of the {processes} processes"
         )
-    entries = [entry for name in cfg.DATASETS.TRAIN for entry in load_dataset(name)]
-    labels = _labels(entries)
+    parts = [load_index(name) for name in cfg.DATASETS.TRAIN]
+    labels = _labels(parts)
     _logger.info(
         "Training images: %d, of which %d forged", len(labels), int(np.count_nonzero(labels))
     )
@@ -142,7 +143,7 @@ def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
     sampler = build_sampler(cfg.DATALOADER.SAMPLER_TRAIN, labels, seed)
     sampler.skip(start_batch * batch_size)
     mapper = ForgeryDatasetMapper(cfg, is_train=True)
-    dataset = TrainingDataset(DatasetFromList(entries, copy=False), mapper, seed)
+    dataset = TrainingDataset(ConcatDataset([_shared(part) for part in parts]), mapper, seed)
     return TrainLoader(
         DataLoader(
             dataset,
@@ -158,9 +159,9 @@ def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
 
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     """Batches of TEST.IMS_PER_BATCH items; each process has its own part of the set, in order."""
-    entries = load_dataset(name)
+    entries = load_index(name)
     mapper = ForgeryDatasetMapper(cfg, is_train=False)
-    dataset = EvaluationDataset(DatasetFromList(entries, copy=False), mapper)
+    dataset = EvaluationDataset(_shared(entries), mapper)
     rank, processes = comm.get_rank(), comm.get_world_size()
     bounds = [len(entries) * part // processes for part in (rank, rank + 1)]
     return DataLoader(
@@ -184,14 +185,31 @@ def numpy_seed(seed: int, position: int) -> Iterator[None]:
         np.random.set_state(state)
 
 
-def _labels(entries: list[Item]) -> np.ndarray:
-    unlabelled = [entry["file_name"] for entry in entries if entry["label"] is None]
-    if unlabelled:
+def _shared(entries: DatasetIndex | list[Item]) -> DatasetIndex | DatasetFromList:
+    """Entries in a form that forked workers do not copy."""
+    if isinstance(entries, DatasetIndex):
+        return entries
+    return DatasetFromList(entries, copy=False)
+
+
+def _labels(parts: list[DatasetIndex | list[Item]]) -> np.ndarray:
+    """(N,) uint8 labels of all parts in turn."""
+    columns = [np.zeros(0, np.int8)]
+    for part in parts:
+        if isinstance(part, DatasetIndex):
+            columns.append(part.labels)
+        else:
+            labels = [UNLABELLED if one["label"] is None else one["label"] for one in part]
+            columns.append(np.array(labels, np.int8))
+    labels = np.concatenate(columns)
+    unlabelled = np.flatnonzero(labels == UNLABELLED)
+    if len(unlabelled):
+        first = ConcatDataset(parts)[int(unlabelled[0])]["file_name"]
         raise ValueError(
-            f"{len(unlabelled)} of {len(entries)} images of DATASETS.TRAIN have no label "
-            f"(first {unlabelled[0]}); train on a set with labels"
+            f"{len(unlabelled)} of {len(labels)} images of DATASETS.TRAIN have no label "
+            f"(first {first}); train on a set with labels"
         )
-    return np.array([entry["label"] for entry in entries], dtype=np.uint8)
+    return labels.astype(np.uint8)
 
 
 def _as_list(items: list[Item]) -> list[Item]:

@@ -10,6 +10,8 @@ import numpy as np
 from detectron2.utils import comm
 from torch.utils.data import Sampler
 
+_CHUNK = 1 << 16
+
 
 class Draw(NamedTuple):
     """One draw of the stream.
@@ -43,24 +45,20 @@ class StreamSampler(Sampler):
     def __iter__(self) -> Iterator[Draw]:
         """Draws of this process."""
         first = self.rank + self._skipped * self.processes
-        return islice(
-            (Draw(position, index) for position, index in enumerate(self.indices())),
-            first,
-            None,
-            self.processes,
-        )
+        positions = count(first, self.processes)
+        return map(Draw, positions, islice(self.indices(first), 0, None, self.processes))
 
-    def indices(self) -> Iterator[int]:
-        """Indices of all processes' draws."""
+    def indices(self, start: int = 0) -> Iterator[int]:
+        """Indices of all processes' draws from a position on, without drawing those before it."""
         raise NotImplementedError
 
 
 class TrainingSampler(StreamSampler):
     """All images in random order, then all again in another."""
 
-    def indices(self) -> Iterator[int]:
-        """Indices of all processes' draws."""
-        return shuffled_forever(np.arange(self.size), (self.seed, 0))
+    def indices(self, start: int = 0) -> Iterator[int]:
+        """Indices of all processes' draws from a position on."""
+        return shuffled_forever(np.arange(self.size), (self.seed, 0), start)
 
 
 class BalancedSampler(StreamSampler):
@@ -85,17 +83,24 @@ class BalancedSampler(StreamSampler):
                 "TrainingSampler"
             )
 
-    def indices(self) -> Iterator[int]:
-        """Indices of all processes' draws."""
+    def indices(self, start: int = 0) -> Iterator[int]:
+        """Indices of all processes' draws from a position on."""
+        # In a block each process draws one of a kind and one of the other.
+        blocks, drawn = divmod(start, 2 * self.processes)
+        return islice(self._blocks(blocks), drawn, None)
+
+    def _blocks(self, start: int) -> Iterator[int]:
         streams = (
-            shuffled_forever(self.authentic, (self.seed, 1)),
-            shuffled_forever(self.forged, (self.seed, 2)),
+            shuffled_forever(self.authentic, (self.seed, 1), start * self.processes),
+            shuffled_forever(self.forged, (self.seed, 2), start * self.processes),
         )
-        order = np.random.default_rng((self.seed, 3))
-        for _ in count():
-            # (2, processes): which kind each process draws first, and the other one second.
-            first = (np.arange(self.processes) + order.integers(2)) % 2
-            for kind in np.concatenate([first, 1 - first]):
+        # Which kind each process draws in a block, by the kind that the first of them begins with.
+        kinds = [
+            [(process + begin + half) % 2 for half in range(2) for process in range(self.processes)]
+            for begin in range(2)
+        ]
+        for begin in _coins((self.seed, 3), start):
+            for kind in kinds[begin]:
                 yield next(streams[kind])
 
 
@@ -110,8 +115,31 @@ def build_sampler(name: str, labels: np.ndarray, seed: int) -> StreamSampler:
     )
 
 
-def shuffled_forever(indices: np.ndarray, seed: tuple[int, ...]) -> Iterator[int]:
-    """All indices in random order, again and again, each time in another order."""
+def shuffled_forever(indices: np.ndarray, seed: tuple[int, ...], start: int = 0) -> Iterator[int]:
+    """All indices in random order, again and again, each time in another order.
+
+    Args:
+        indices: (N,) what is drawn.
+        seed: of the orders.
+        start: position in the stream to begin at.
+    """
     generator = np.random.default_rng(seed)
+    passes, drawn = divmod(start, len(indices))
+    for _ in range(passes):
+        generator.permutation(indices)
     while True:
-        yield from generator.permutation(indices).tolist()
+        order = generator.permutation(indices)
+        # In parts: a list of a million numbers would take ten times the array's memory.
+        for part in range(drawn, len(order), _CHUNK):
+            yield from order[part : part + _CHUNK].tolist()
+        drawn = 0
+
+
+def _coins(seed: tuple[int, ...], start: int) -> Iterator[int]:
+    """Endless random 0 and 1, from a position on."""
+    generator = np.random.default_rng(seed)
+    for _ in range(start // _CHUNK):
+        generator.integers(2, size=_CHUNK)
+    generator.integers(2, size=start % _CHUNK)
+    while True:
+        yield from generator.integers(2, size=_CHUNK).tolist()
