@@ -259,3 +259,108 @@ def test_a_command_line_that_says_too_little_or_too_much_is_refused(tool, words,
 def test_metrics_without_numbers_of_single_images_are_not_offered():
     assert "pixel/AUC-pooled" not in METRICS
     assert "pixel/F1-pooled" in METRICS
+
+
+class Counted:
+    """Stands in for a model: answers every point, and breaks off at one of them."""
+
+    def __init__(self, break_at: int | None = None) -> None:
+        self.break_at, self.measured = break_at, []
+
+    def __call__(self, axis, level, evaluator) -> None:
+        if len(self.measured) == self.break_at:
+            raise KeyboardInterrupt
+        self.measured.append((axis, level))
+        random = np.random.default_rng(len(str(level)))
+        mask = np.zeros((10, 10), bool)
+        mask[:5] = True
+        for name in "abcdef":
+            forgery_map = random.random((10, 10)).astype(np.float32)
+            truth = GroundTruth(int(name > "b"), mask if name > "b" else None, "", "")
+            evaluator.add(name, name, truth, float(random.random()), forgery_map)
+
+
+@pytest.fixture
+def run(tool, data, monkeypatch):
+    """Runs the tool on two axes with a stand-in for the model; returns what it measured."""
+
+    (data / "model.safetensors").write_bytes(b"a stand-in needs none")
+
+    def measure(break_at: int | None = None, **options) -> list:
+        counted = Counted(break_at)
+        monkeypatch.setattr(tool, "measure_of", lambda arguments: counted)
+        words = {"--axes": ["shift", "sharing"], "--resamples": ["20"], "--seed": ["0"]}
+        words |= {"--metrics": ["image/AUC", "pixel/F1-image"]}
+        words |= {"--weights": [str(data / "model.safetensors")]}
+        words |= {"--output": [str(data / "out")], "--config-file": [str(CONFIG)]}
+        words |= {f"--{name}": value for name, value in options.items()}
+        flat = [word for name, values in words.items() for word in (name, *values)]
+        try:
+            tool.main([str(data), *flat, "--opts", *SMALL])
+        except KeyboardInterrupt:
+            assert break_at is not None
+        return counted.measured
+
+    return measure
+
+
+def test_an_interrupted_run_loses_one_level_and_ends_with_the_same_numbers(run, data):
+    everything = run()
+    whole = (data / "out/robustness.json").read_text()
+    shutil.rmtree(data / "out")
+    done = run(break_at=3)
+    assert done == everything[:3]
+    assert run() == everything[3:]
+    assert (data / "out/robustness.json").read_text() == whole
+    assert run() == []
+
+
+@pytest.mark.parametrize("options", [{"seed": ["1"]}, {"resamples": ["10"]}, {"images": ["4"]}])
+def test_levels_measured_with_other_settings_are_measured_anew(run, options):
+    assert len(run()) == len(run(**options)) == 11
+
+
+def test_levels_of_another_checkpoint_are_measured_anew(run, data):
+    run()
+    (data / "model.safetensors").write_bytes(b"trained longer")
+    assert len(run()) == 11
+
+
+def test_levels_are_measured_anew_when_an_image_changes(run, data):
+    run()
+    cv2.imwrite(str(data / "image0.png"), np.zeros((40, 48, 3), np.uint8))
+    assert len(run()) == 11
+
+
+def test_fewer_metrics_are_taken_from_what_is_kept_but_others_are_not(run):
+    run()
+    assert run(metrics=["image/AUC"]) == []
+    assert len(run(metrics=["benco/F1"])) == 11
+
+
+def test_a_damaged_level_is_measured_anew(run, data):
+    run()
+    (data / "out/points/shift/2.npz").write_bytes(b"PK damaged")
+    assert run() == [("shift", 2)]
+
+
+def test_maps_that_change_are_scored_anew(tool, data, capsys):
+    axes = ["--axes", "shift"]
+    assert tool.main([str(data), "--export", str(data / "out"), *axes]) == 0
+    shutil.copytree(data / "out", data / "saved")
+    for axis, level in tool.list_points(["shift"]):
+        folder = data / "saved" / tool.point_folder(axis, level)
+        shutil.rmtree(folder / "masks")
+        (folder / "images").rename(folder / "maps")
+        for path in (folder / "maps").glob("*.png"):
+            cv2.imwrite(str(path), cv2.imread(str(path), 0))
+    words = [str(data / "out"), "--maps", str(data / "saved"), "--output", str(data / "curves")]
+    words += [*axes, "--resamples", "5", "--metrics", "pixel/F1-image"]
+    tool.main(words)
+    first = capsys.readouterr().out
+    tool.main(words)
+    second = capsys.readouterr().out
+    cv2.imwrite(str(data / "saved/shift/2/maps/0000001.png"), np.zeros((38, 46), np.uint8))
+    tool.main(words)
+    third = capsys.readouterr().out
+    assert [text.count("(kept)") for text in (first, second, third)] == [0, 5, 4]

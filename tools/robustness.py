@@ -8,12 +8,16 @@
 The second form writes every degraded image and its mask to FOLDER/<axis>/<level>/; the third scores
 PREDICTIONS/<axis>/<level>/, each a folder that tools/score.py can read. Axes and levels are in
 docs/robustness.md. Writes to DIR robustness.json and robustness.csv, anew after each axis, and a
-figure for each metric. An image that cannot be used is counted, it ends nothing.
+figure for each metric. Each level that is done is kept in DIR/points/, so that the same command
+goes on where it was interrupted. An image that cannot be used is counted, it ends nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,8 +46,10 @@ from loupe.evaluation.robustness import (
     Point,
     areas,
     draw,
+    load_point,
     point_report,
     protocols_of,
+    save_point,
     write_tables,
 )
 from loupe.evaluation.scoring import ScoringOptions, score_predictions
@@ -204,23 +210,61 @@ def run_points(
 ) -> Iterator[list[Point]]:
     """Measures point by point; yields the clean point, then the points of each axis."""
     names = tuple(arguments.metrics)
+    settings = settings_of(arguments)
     group: list[Point] = []
     for index, (axis, level) in enumerate(points):
-        evaluator = ForgeryEvaluator(
-            f"{axis} {level}",
-            protocols=protocols_of(names),
-            resamples=arguments.resamples,
-            distributed=False,
-        )
-        measure(axis, level, evaluator)
-        share = evaluator.share()
-        point = Point(axis, level, evaluator.summarise([share]), share.table)
+        place = point_folder(axis, level)
+        path = arguments.output / "points" / place.with_name(f"{place.name}.npz")
+        key = key_of(settings, arguments, axis, level)
+        point = load_point(key, names, path)
+        kept = point is not None
+        if point is None:
+            evaluator = ForgeryEvaluator(
+                f"{axis} {level}",
+                protocols=protocols_of(names),
+                resamples=arguments.resamples,
+                distributed=False,
+            )
+            measure(axis, level, evaluator)
+            share = evaluator.share()
+            point = Point(axis, level, evaluator.summarise([share]), share.table)
+            save_point(point, key, path)
         values = "  ".join(f"{name} {point.results.metrics[name].value:.3f}" for name in names)
-        print(f"{index + 1}/{len(points)} {axis} {level}: {values}", flush=True)
+        how = " (kept)" if kept else ""
+        print(f"{index + 1}/{len(points)} {axis} {level}{how}: {values}", flush=True)
         group.append(point)
         if index + 1 == len(points) or points[index + 1][0] != axis:
             yield group
             group = []
+
+
+def settings_of(arguments: argparse.Namespace) -> str:
+    """Digest of what the numbers of all points depend on: settings, files, sizes and times."""
+    told: list[Any] = [arguments.seed, arguments.resamples]
+    if arguments.maps is not None:
+        return _digest(told, [])
+    cfg = load_config(arguments.config_file, arguments.opts)
+    entries = select(arguments.dataset, arguments.images)
+    files = [arguments.weights or cfg.MODEL.WEIGHTS]
+    for entry in entries:
+        files += [entry["file_name"], entry["mask_file_name"] or ""]
+    return _digest([*told, cfg.dump(), entries], files)
+
+
+def key_of(settings: str, arguments: argparse.Namespace, axis: str, level: Level) -> str:
+    """Digest of what a point's numbers depend on."""
+    files: list[Path] = []
+    if arguments.maps is not None:
+        for root in (Path(arguments.dataset), arguments.maps):
+            files += sorted((root / point_folder(axis, level)).rglob("*"))
+    return _digest([settings, axis, str(level)], [str(file) for file in files])
+
+
+def _digest(told: list[Any], files: list[str]) -> str:
+    for file in files:
+        found = os.stat(file) if os.path.isfile(file) else None
+        told.append([file, *([found.st_size, found.st_mtime_ns] if found else [])])
+    return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
 
 def write_curves(groups: Iterator[list[Point]], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 
 from loupe.evaluation.bootstrap import bootstrap
 from loupe.evaluation.definitions import DEFINITIONS
-from loupe.evaluation.measures import PROTOCOLS
+from loupe.evaluation.measures import PROTOCOLS, ImageMeasures
 from loupe.evaluation.metrics import all_metrics
 from loupe.evaluation.results import Metric, Results
 from loupe.evaluation.table import RecordTable
@@ -44,6 +45,49 @@ class Point(NamedTuple):
     level: float | str
     results: Results
     table: RecordTable
+
+
+def save_point(point: Point, key: str, path: Path) -> None:
+    """Writes what a point has gathered, whole or not at all.
+
+    Args:
+        point: to keep.
+        key: says of what and how it was measured; `load_point` wants the same.
+        path: file to write.
+    """
+    results, table = point.results, point.table
+    content = {
+        "key": key,
+        "axis": point.axis,
+        "level": point.level,
+        "metrics": {name: metric.as_json() for name, metric in results.metrics.items()},
+        "counts": results.counts,
+        "unreadable": results.unreadable,
+        "images": [table.image_ids, table.techniques, table.sources],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("wb") as stream:
+        text = np.frombuffer(json.dumps(content).encode(), np.uint8)
+        np.savez_compressed(stream, text=text, numbers=table.matrix())
+    unfinished.replace(path)
+
+
+def load_point(key: str, names: tuple[str, ...], path: Path) -> Point | None:
+    """A kept point; None if there is none, it is damaged, of another key, or lacks a metric."""
+    try:
+        with np.load(path) as stored:
+            content, numbers = json.loads(bytes(stored["text"])), stored["numbers"]
+        if content["key"] != key or not set(names) <= content["metrics"].keys():
+            return None
+        table = RecordTable()
+        for *image, row in zip(*content["images"], numbers, strict=True):
+            table.append(image[0], ImageMeasures(*row), image[1], image[2])
+        metrics = {name: _metric(entry) for name, entry in content["metrics"].items()}
+        results = Results(metrics, content["counts"], {}, {}, {}, content["unreadable"], [])
+        return Point(content["axis"], content["level"], results, table)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        return None
 
 
 def areas(
@@ -100,6 +144,13 @@ def places(levels: list[float | str]) -> list[float]:
     if all(isinstance(level, int | float) for level in levels):
         return [float(level) for level in levels]
     return [float(index) for index in range(len(levels))]
+
+
+def _metric(entry: dict[str, Any]) -> Metric:
+    """The metric that `Metric.as_json` gave."""
+    value = math.nan if entry["value"] is None else entry["value"]
+    low, high = entry["ci95"] or (math.nan, math.nan)
+    return Metric(value, low, high, entry["images"], entry.get("reason", ""))
 
 
 def protocols_of(names: tuple[str, ...]) -> tuple[str, ...]:
