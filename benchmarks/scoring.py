@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Scoring one-megapixel maps: Loupe's evaluator against scikit-learn on the same pixels.
 
-    benchmarks/scoring.py [--maps 12] [--memory-maps 200] [--output FILE]
+    benchmarks/scoring.py [--maps 12] [--memory-maps 400] [--output FILE]
+    benchmarks/scoring.py --run 10000 [--distinct 200] [--output FILE]
 
 Per map, scikit-learn computes what most scorers do: ROC AUC, average precision, best F1, F1, IoU.
 Loupe computes those, adds the map to the pooled curves with their bootstrap, and (second line)
@@ -9,17 +10,25 @@ every peer's protocol. They take turns, one map each, on one core; processor tim
 quartiles of the maps' ratios.
 Memory: the peak of a fresh process that scores `--memory-maps` maps, and what it had when half of
 them were done; the growth over the second half, per map, extrapolates to 10,000 maps.
+
+`--run N` extrapolates nothing of Loupe: `tools/score.py` itself scores N saved 8-bit maps, all
+protocols, one process. `--distinct` different PNG files lie under N names (symbolic links); every
+tenth image is authentic. scikit-learn takes ten of the forged maps, from memory, and its time is
+multiplied by the number of forged ones: reading is not counted for it, but is for Loupe.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +177,72 @@ def measure_memory(maps: int, kind: str) -> dict[str, float]:
     }
 
 
+def plant(folder: Path, names: int, distinct: int) -> None:
+    """Writes a set of saved maps: few files, many names."""
+    for name in ("files", "predictions", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number, (scores, mask) in enumerate(make_maps(distinct, "8-bit")):
+        cv2.imwrite(str(folder / f"files/{number}.png"), scores)
+        cv2.imwrite(str(folder / f"masks/{number}.png"), mask.astype(np.uint8) * 255)
+    generator = np.random.default_rng(1)
+    rows, scores = ["image,mask,label"], ["file,probability"]
+    for number in range(names):
+        forged = number % 10 != 9
+        file = number % distinct
+        link = folder / f"predictions/{number:05d}.png"
+        link.symlink_to(f"../files/{file}.png")
+        rows.append(f"{number:05d}.jpg,{f'masks/{file}.png' if forged else ''},{int(forged)}")
+        scores.append(f"{link.name},{np.clip(generator.normal(0.3 + 0.3 * forged, 0.2), 0, 1):.4f}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    (folder / "predictions/scores.csv").write_text("\n".join(scores) + "\n")
+
+
+def _run_tool(folder: Path, answer: Any) -> None:
+    """Runs tools/score.py in this process and tells its seconds and peak memory."""
+    cv2.setNumThreads(1)
+    tool = Path(__file__).parents[1] / "tools" / "score.py"
+    spec = importlib.util.spec_from_file_location("score", tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    imports, wall, own = _peak_megabytes(), time.perf_counter(), time.process_time()
+    words = [str(folder / "predictions"), str(folder / "manifest.csv"), "--processes", "1"]
+    status = module.main([*words, "--output", str(folder / "scores")])
+    seconds = time.process_time() - own
+    answer.put((status, time.perf_counter() - wall, seconds, imports, _peak_megabytes()))
+
+
+def measure_run(names: int, distinct: int) -> dict[str, Any]:
+    """Scores that many saved maps for real; scikit-learn's time on ten of them."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        plant(folder, names, distinct)
+        answer = context.Queue()
+        process = context.Process(target=_run_tool, args=(folder, answer))
+        process.start()
+        status, wall, own, imports, peak = answer.get()
+        process.join()
+        counts = json.loads((folder / "scores/scores.json").read_text())["counts"]
+    reference = [
+        seconds(score_with_scikit_learn, *one) for one in islice(make_maps(11, "8-bit"), 1, None)
+    ]
+    forged = names - names // 10
+    expected = float(np.mean(reference)) * forged
+    return {
+        "maps": names,
+        "distinct files": distinct,
+        "exit status": status,
+        "counts": counts,
+        "wall seconds": wall,
+        "processor seconds": own,
+        "peak MB after imports": imports,
+        "peak MB": peak,
+        "scikit-learn seconds per map, of ten": quartiles(reference),
+        "scikit-learn processor seconds, extrapolated": expected,
+        "ratio": expected / own,
+    }
+
+
 def main() -> None:
     """Measures, prints, writes."""
     parser = argparse.ArgumentParser(
@@ -175,6 +250,8 @@ def main() -> None:
     )
     parser.add_argument("--maps", type=int, default=12)
     parser.add_argument("--memory-maps", type=int, default=400)
+    parser.add_argument("--run", type=int, default=0, help="score that many saved maps for real")
+    parser.add_argument("--distinct", type=int, default=200, help="files for --run")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
@@ -184,7 +261,9 @@ def main() -> None:
         "load": os.getloadavg()[0],
         "pixels": SIDE * SIDE,
     }
-    for kind in ("8-bit", "float"):
+    if arguments.run:
+        results["run"] = measure_run(arguments.run, arguments.distinct)
+    for kind in () if arguments.run else ("8-bit", "float"):
         results[kind] = measure_speed(arguments.maps, kind)
         results[kind]["memory MB"] = measure_memory(arguments.memory_maps, kind)
     text = json.dumps(results, indent=1)
