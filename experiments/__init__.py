@@ -1,0 +1,1 @@
+"""The paper's experiments: rows, runs that can be resumed, intervals, tables."""
