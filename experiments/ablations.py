@@ -98,7 +98,7 @@ TABLES = {
     "patches": Table(
         "Side of a patch (both stages)",
         (
-            _row("stage2", "16 px (reference)"),
+            Row("patch_16_stage2", "16 px (reference)", "stage2", "from_scratch_stage1"),
             *(
                 _row(f"patch_{side}_stage2", f"{side} px", f"patch_{side}_stage1")
                 for side in (8, 32)

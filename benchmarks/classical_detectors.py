@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Two classical detectors as predictions that `tools/score.py` reads: what learning must beat.
+
+    benchmarks/classical_detectors.py ela   DATASET --output FOLDER
+    benchmarks/classical_detectors.py noise DATASET --output FOLDER
+
+ela (error level analysis, Krawetz 2007): |image - the image as JPEG of quality 90|, mean over the
+channels, blurred by a 9 x 9 box, divided by its highest value.
+
+noise (noise inconsistency, after Mahdian and Saic 2009): the standard deviation of the diagonal
+high-pass residual of luma in blocks of 8 x 8, estimated from the median of its absolute values; its
+logarithm's distance from the image's median block, blurred over 3 x 3 blocks.
+
+An image's score is its map's 99th percentile less its median. Both train on nothing, so that
+anybody gets the same maps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from loupe.data.catalog import load_dataset
+from loupe.data.decoding import read_image
+
+QUALITY = 90
+BOX = 9
+BLOCK = 8
+# One grey level's share, so that flat blocks have a logarithm.
+NOISE_FLOOR = 0.25
+# A factor of about 20 between noise levels is certain.
+LARGEST_DISTANCE = 3.0
+
+
+def error_levels(image: np.ndarray) -> np.ndarray:
+    """Map (H, W) float32 in [0, 1] of an image (H, W, 3) uint8 RGB."""
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
+    _, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    again = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    levels = cv2.blur(cv2.absdiff(bgr, again).astype(np.float32).mean(axis=2), (BOX, BOX))
+    return levels / max(float(levels.max()), 1e-6)
+
+
+def noise_levels(image: np.ndarray) -> np.ndarray:
+    """Map (H, W) float32 in [0, 1] of an image (H, W, 3) uint8 RGB."""
+    luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    diagonal = np.array([[1, -1], [-1, 1]], np.float32) / 2
+    residual = np.abs(cv2.filter2D(luma, -1, diagonal))
+    height, width = (max(1, side // BLOCK) * BLOCK for side in residual.shape)
+    residual = cv2.copyMakeBorder(
+        residual,
+        *(0, max(0, height - residual.shape[0]), 0, max(0, width - residual.shape[1])),
+        cv2.BORDER_REFLECT,
+    )[:height, :width]
+    blocks = residual.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK)
+    deviation = np.median(blocks, axis=(1, 3)) / 0.6745
+    level = np.log(deviation + NOISE_FLOOR)
+    distance = cv2.blur(np.abs(level - np.median(level)).astype(np.float32), (3, 3))
+    scaled = np.clip(distance / LARGEST_DISTANCE, 0, 1)
+    return cv2.resize(scaled, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+
+
+DETECTORS = {"ela": error_levels, "noise": noise_levels}
+
+
+def main() -> int:
+    """Writes maps/ and predictions.csv."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("detector", choices=sorted(DETECTORS))
+    parser.add_argument("dataset", help="manifest, folder in a known format, or catalogue name")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    (arguments.output / "maps").mkdir(parents=True)
+    with open(arguments.output / "predictions.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("file", "probability", "error"))
+        for entry in load_dataset(arguments.dataset):
+            levels = DETECTORS[arguments.detector](read_image(entry["file_name"]))
+            high, middle = np.percentile(levels, [99, 50])
+            name = Path(entry["file_name"]).name
+            pixels = (255 * levels).round().astype(np.uint8)
+            cv2.imwrite(str(arguments.output / "maps" / f"{Path(name).stem}.png"), pixels)
+            writer.writerow((name, f"{high - middle:.6f}", ""))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
