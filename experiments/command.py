@@ -58,8 +58,10 @@ def main(words: list[str] | None, documentation: str) -> None:
     scale = scale_of(arguments)
     seeds = list(range(1, arguments.seeds + 1))
     failures = []
+    # One for all tables, so that a stage 1 that failed is not trained again for each.
+    runner = Runner(arguments.output, arguments.threads)
     for table in arguments.tables:
-        runner = Runner(arguments.output, arguments.threads)
+        runner.failures = []
         report = arguments.report or arguments.output
         try:
             if table == LEAVE_ONE_OUT:

@@ -64,14 +64,13 @@ def measure_all(systems: list[str], rounds: int, repeats: int, threads: int) -> 
     return found
 
 
-def as_json(costs: list[Cost], measured: dict[str, Any], threads: int) -> dict[str, Any]:
-    """Everything, with what it was measured on."""
+def as_json(costs: list[Cost], measured: dict[str, Any]) -> dict[str, Any]:
+    """Everything, with what it was measured on; each measurement has its own threads."""
     return {
         "counted": [cost._asdict() for cost in costs],
         "measured": measured,
         "machine": {
             "processor": platform.processor() or platform.machine(),
-            "threads": threads,
             "torch": torch.__version__,
             "precision": "float32",
             "batch": 1,
@@ -97,10 +96,11 @@ def table_text(content: dict[str, Any]) -> str:
                 f"{seconds:.2f}" if entry else "-",
                 ratio,
                 f"{entry['peak_memory_gb']:.2f}" if entry else "-",
+                str(entry["threads"]) if entry else "-",
             ]
         )
     header = ["system", "parameters (M)", "GFLOP per image", "seconds", "CPU seconds"]
-    header += ["CPU seconds / PE-L", "peak memory (GB)"]
+    header += ["CPU seconds / PE-L", "peak memory (GB)", "threads"]
     text = markdown_table(header, rows)
     if LAYER in measured:
         layer = measured[LAYER]["median_cpu_seconds"]
@@ -130,8 +130,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlim(right=40 * max(cost["operations"] / 1e9 for cost in costs))
-    threads = content["machine"]["threads"]
-    axes.set_xlabel(f"GFLOP per image; parameters; CPU seconds where measured ({threads} thread)")
+    axes.set_xlabel("GFLOP per image; parameters; CPU seconds where measured")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.tight_layout()

@@ -17,7 +17,7 @@ from experiments.intervals import (
     Interval,
     Pair,
     bootstrap_interval,
-    change,
+    mean_change,
     metric_values,
     pooled_interval,
     t_interval,
@@ -168,11 +168,6 @@ def pairs_by_seed(test: str, setting: str, paths: dict[Key, Path]) -> dict[int, 
         if key[0] == test and key[3] == setting and before is not None:
             pairs.setdefault(key[2], []).append(pair_of(before, path))
     return pairs
-
-
-def mean_change(pairs: list[Pair], metric: str) -> float:
-    """Mean change over the models of one seed."""
-    return float(np.mean([change(p, metric, np.ones((1, len(p.before.label))))[0] for p in pairs]))
 
 
 def change_line(

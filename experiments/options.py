@@ -11,8 +11,8 @@ from experiments.ablations import CONFIGS, ROOT, Row, carried_options
 from experiments.runs import Job
 
 SIZES = ("quick", "full")
-QUICK_TRAIN = "synthetic://train?size=128&count=100000&difficulty=30"
-QUICK_TEST = "synthetic://test?size=128&count=400&difficulty=30"
+QUICK_TRAIN = "synthetic://train?size=128&count=100000&difficulty=60"
+QUICK_TEST = "synthetic://test?size=128&count=400&difficulty=60"
 
 
 class Scale(NamedTuple):

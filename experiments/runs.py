@@ -2,7 +2,8 @@
 
 A run's folder is named by a digest of everything that decides its result: the settled configuration
 and the run it starts from. A table that asks for the same run finds it there. What was not finished
-(no `run.json`) is taken up where it stopped; to do a run again, delete its folder.
+(no `run.json`) is taken up at its last checkpoint; at quick size there is none before the end
+(SOLVER.CHECKPOINT_PERIOD), so such a run starts over. To do a run again, delete its folder.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ class Evaluation(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a finished run left: its folder, seconds, peak memory in GB and command."""
+    """What a finished run left: its folder, seconds, peak memory in GB and command.
+
+    The seconds are those of its last process: of a run that was taken up at a checkpoint, the rest.
+    """
 
     folder: Path
     seconds: float
@@ -80,7 +84,8 @@ def job_digest(job: Job) -> str:
     """Digest of the settled configuration, the seed and the run it starts from."""
     options = [*job.options, "SEED", str(job.seed), "OUTPUT_DIR", "", "MODEL.DEVICE", "cpu"]
     if job.first is not None:
-        options += ["MODEL.WEIGHTS", job_digest(job.first)]
+        # Quoted: the parser of options takes a digest such as 12e3456789 for a number.
+        options += ["MODEL.WEIGHTS", repr(job_digest(job.first))]
     return _digest(load_config(job.config, options).dump())
 
 
@@ -96,6 +101,7 @@ class Runner:
         self.output = output.resolve()
         self.environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         self.failures: list[str] = []
+        self._failed: dict[str, str] = {}
 
     def folder(self, job: Job) -> Path:
         """Where a job's run lies: under the name it was first asked for by."""
@@ -107,8 +113,12 @@ class Runner:
         """Trains, or finds that it is done.
 
         Raises:
-            RunError: the training failed, or that of the run it starts from.
+            RunError: the training failed, now or earlier, or that of the run it starts from. The
+                next runner tries again.
         """
+        digest = job_digest(job)
+        if digest in self._failed:
+            raise RunError(self._failed[digest])
         weights = []
         if job.first is not None:
             weights = ["MODEL.WEIGHTS", str(self.train(job.first).folder / WEIGHTS)]
@@ -118,7 +128,11 @@ class Runner:
             return _done(folder)
         words = [str(TRAIN), "--config-file", str(job.config), "--resume", "SEED", str(job.seed)]
         words += ["OUTPUT_DIR", str(folder), *job.options, *weights]
-        seconds, memory = self._call(words, folder, f"train {job.name}, seed {job.seed}")
+        try:
+            seconds, memory = self._call(words, folder, f"train {job.name}, seed {job.seed}")
+        except RunError as error:
+            self._failed[digest] = str(error)
+            raise
         content = {
             "name": job.name,
             "seed": job.seed,

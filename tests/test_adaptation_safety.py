@@ -23,6 +23,7 @@ from loupe.adaptation import (
 from loupe.adaptation.guard import maps_on_grid, predict
 from loupe.adaptation.pseudo_labels import disagreement, image_weights
 from loupe.adaptation.runs import SHOWN, count_groups
+from loupe.adaptation.settings import IMAGE_WEIGHTS, PARAMETERS
 from loupe.checkpoint import load_weights
 from loupe.modeling.loupe import Perception
 from loupe.solver import warmup_stable_decay
@@ -158,6 +159,27 @@ def test_an_image_whose_patch_map_contradicts_its_mask_counts_little(
     wanted = direction(tiny_model, alone)
     weighted = direction(tiny_model, contradicting, image_weight="agreement")
     assert torch.dot(weighted, wanted) > torch.dot(direction(tiny_model, contradicting), wanted)
+
+
+@pytest.mark.parametrize("weight", IMAGE_WEIGHTS)
+@pytest.mark.parametrize("parameters", PARAMETERS)
+def test_images_can_be_weighted_whatever_adapts(
+    weight: str, parameters: str, tiny_model: Loupe, make_item: MakeItem
+):
+    before = state(tiny_model)
+    options = {"image_weight": weight, "parameters": parameters, "lr": 1e-2}
+    adaptation = TestTimeAdaptation(tiny_model, **options)
+    adaptation.step([perceived(tiny_model, unlabelled(make_item), 3.0, 1.0, -2.0)])
+    assert adaptation.summary.steps == 1
+    assert not unchanged(tiny_model, before)
+
+
+def test_an_image_taught_several_times_counts_once(tiny_model: Loupe, make_item: MakeItem):
+    adaptation = TestTimeAdaptation(tiny_model, lr=1e-4)
+    perception = perceived(tiny_model, unlabelled(make_item), 3.0, 1.0, -2.0)
+    for number in range(3):
+        adaptation.step([perception], met=number == 0)
+    assert (adaptation.summary.steps, adaptation.summary.images_taught) == (3, 3)
 
 
 def test_a_lower_temperature_sharpens_the_pseudo_target():

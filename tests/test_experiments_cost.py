@@ -85,10 +85,22 @@ def test_a_convinced_classifier_calls_noise_forged():
 
 def test_the_table_says_what_was_measured_and_leaves_the_rest_open(small: list, tmp_path: Path):
     entry = {"median_seconds": 2.0, "median_cpu_seconds": 1.5, "peak_memory_gb": 1.0}
-    content = as_json(small, {small[1].system: entry, LAYER: entry}, 1)
+    measured = {small[1].system: entry | {"threads": 1}, LAYER: entry | {"threads": 4}}
+    content = as_json(small, measured)
     text = table_text(content)
-    assert "| 2.00 | 1.50 | - | 1.00 |" in text
-    assert "| - | - | - | - |" in text
+    assert "| 2.00 | 1.50 | - | 1.00 | 1 |" in text
+    assert "| - | - | - | - | - |" in text
     assert "48 s" in text
     draw(content, tmp_path / "cost.png")
     assert (tmp_path / "cost.png").stat().st_size < 150_000
+
+
+def test_threads_are_said_of_each_measurement_and_not_of_the_machine(small: list):
+    entry = {"median_seconds": 2.0, "median_cpu_seconds": 1.5, "peak_memory_gb": 1.0}
+    measured = {cost.system: entry | {"threads": n} for cost, n in zip(small, (1, 4), strict=False)}
+    content = as_json(small, measured)
+    assert "threads" not in content["machine"]
+    assert [line.split(" | ")[-1] for line in table_text(content).splitlines()[2:4]] == [
+        "1 |",
+        "4 |",
+    ]

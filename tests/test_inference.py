@@ -126,3 +126,15 @@ def test_weights_of_another_model_are_refused_by_name(tmp_path: Path) -> None:
 def test_an_unknown_key_names_the_nearest_known_one() -> None:
     with pytest.raises(ValueError, match=r"MODEL\.CLASSIFER.*Did you mean MODEL\.CLASSIFIER"):
         load_config(CONFIG, ["MODEL.CLASSIFER.GAMMA", "1.0"])
+
+
+def test_a_large_jpeg_has_one_prediction_however_it_is_asked_for(
+    predictor: LoupePredictor, tmp_path: Path
+) -> None:
+    options = [*SMALL, "INPUT.SIZE", "32", "INPUT.REDUCED_DECODING", "True"]
+    reducing = LoupePredictor(load_config(CONFIG, options), predictor.cfg.MODEL.WEIGHTS)
+    write_image(tmp_path / "large.jpg", 300, 340)
+    alone = reducing(tmp_path / "large.jpg")
+    ((_, listed),) = reducing.predict_files([tmp_path / "large.jpg"])
+    assert listed.score == alone.score
+    np.testing.assert_array_equal(listed.forgery_map, alone.forgery_map)

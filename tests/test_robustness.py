@@ -364,3 +364,14 @@ def test_maps_that_change_are_scored_anew(tool, data, capsys):
     tool.main(words)
     third = capsys.readouterr().out
     assert [text.count("(kept)") for text in (first, second, third)] == [0, 5, 4]
+
+
+def test_levels_of_shipped_weights_are_measured_anew_when_the_file_changes(
+    run, data, monkeypatch, tool
+):
+    monkeypatch.setattr(tool, "shipped_file", lambda name: data / name.removeprefix("loupe://"))
+    options = {"weights": ["loupe://model.safetensors"]}
+    assert len(run(**options)) == 11
+    assert run(**options) == []
+    (data / "model.safetensors").write_bytes(b"published anew")
+    assert len(run(**options)) == 11

@@ -53,7 +53,7 @@ def main(arguments: argparse.Namespace) -> None:
     measured |= measure_all(
         arguments.measure, arguments.rounds, arguments.repeats, arguments.threads
     )
-    content = as_json(count_all(), measured, arguments.threads)
+    content = as_json(count_all(), measured)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(content, indent=1) + "\n")
     table = table_text(content)

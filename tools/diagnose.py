@@ -70,17 +70,24 @@ def answers_of(model: Loupe, batch: list[dict[str, Any]]) -> list[ModelAnswer]:
             answer["forgery_score"],
             answer["forgery_map"].numpy(),
             *pair,
-            *patch_map_and_window(item, answer["patch_map"]),
+            *patch_map_and_window(item, answer["patch_map"], model.backbone.size_divisibility),
         )
         for item, answer, pair in zip(batch, own, pairs, strict=True)
     ]
 
 
-def patch_map_and_window(item: dict[str, Any], patch_map: torch.Tensor | None) -> tuple[Any, Any]:
-    """The patches that are image, and the pixels of the image that they cover."""
+def patch_map_and_window(
+    item: dict[str, Any], patch_map: torch.Tensor | None, patch: int
+) -> tuple[Any, Any]:
+    """The patches that are image, and the pixels of the image that they cover.
+
+    Args:
+        item: of the batch.
+        patch_map: (h, w) patches of the batch's canvas, which may be larger than the item.
+        patch: side of a patch in pixels of the network's input.
+    """
     if patch_map is None:
         return None, None
-    patch = item["image"].shape[-1] // patch_map.shape[1]
     valid = item["valid_size"]
     rows, columns = (-(-side // patch) for side in valid)
     x0, y0, x1, y1 = item["window"]

@@ -5,9 +5,10 @@
     tools/experiments.py condition queries patches targets
     tools/experiments.py loo --setting safe "ADAPTATION.MODE offline ADAPTATION.BASE_LR 1e-4"
 
-A run that is finished is not repeated, one that was interrupted goes on, one that fails does not
-end the rest. All runs are judged on the same test set, by their last weights. docs/experiments.md
-says what the rows are and what the intervals mean.
+A run that is finished is not repeated, one that was interrupted goes on from its last checkpoint
+(at quick size there is none: it starts over), one that fails does not end the rest. All runs are
+judged on the same test set, by their last weights. docs/experiments.md says what the rows are and
+what the intervals mean.
 """
 
 from __future__ import annotations

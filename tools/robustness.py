@@ -54,6 +54,7 @@ from loupe.evaluation.robustness import (
 )
 from loupe.evaluation.scoring import ScoringOptions, score_predictions
 from loupe.inference import LoupePredictor
+from loupe.model_zoo import is_shipped, shipped_file
 from loupe.structures import GroundTruth
 
 SHOWN = (
@@ -217,7 +218,7 @@ def run_points(
         path = arguments.output / "points" / place.with_name(f"{place.name}.npz")
         key = key_of(settings, arguments, axis, level)
         point = load_point(key, names, path)
-        kept = point is not None
+        how = "" if point is None else " (kept)"
         if point is None:
             evaluator = ForgeryEvaluator(
                 f"{axis} {level}",
@@ -230,7 +231,6 @@ def run_points(
             point = Point(axis, level, evaluator.summarise([share]), share.table)
             save_point(point, key, path)
         values = "  ".join(f"{name} {point.results.metrics[name].value:.3f}" for name in names)
-        how = " (kept)" if kept else ""
         print(f"{index + 1}/{len(points)} {axis} {level}{how}: {values}", flush=True)
         group.append(point)
         if index + 1 == len(points) or points[index + 1][0] != axis:
@@ -262,7 +262,8 @@ def key_of(settings: str, arguments: argparse.Namespace, axis: str, level: Level
 
 def _digest(told: list[Any], files: list[str]) -> str:
     for file in files:
-        found = os.stat(file) if os.path.isfile(file) else None
+        place = shipped_file(file) if is_shipped(file) else file
+        found = os.stat(place) if os.path.isfile(place) else None
         told.append([file, *([found.st_size, found.st_mtime_ns] if found else [])])
     return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 

@@ -34,7 +34,7 @@ class LoupePredictor:
     """A trained Loupe, ready to answer.
 
     Example:
-        >>> predictor = LoupePredictor(load_config("configs/quick/loupe_stage2.yaml"), "loupe.pth")
+        >>> predictor = LoupePredictor(load_config("configs/loupe_tiny.yaml"))
         >>> score, forgery_map, _ = predictor("photograph.jpg")
 
     Args:
@@ -52,6 +52,8 @@ class LoupePredictor:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = str(weights)
+        # A reduced image has other pixels than the array that it could be given as.
+        cfg.INPUT.REDUCED_DECODING = False
         cfg.freeze()
         self.cfg = cfg
         self.model = build_model(cfg).eval()

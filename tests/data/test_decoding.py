@@ -385,3 +385,26 @@ def test_reduced_images_without_masks_have_their_own_size(large_entry, cfg, labe
     if label is not None:
         training = ForgeryDatasetMapper(cfg, is_train=True)(entry)
         assert training["mask"].mean() == label
+
+
+def test_a_forgery_thinner_than_a_reduced_pixel_is_kept(tmp_path, cfg):
+    image = np.full((400, 400, 3), 90, np.uint8)
+    mask = np.zeros((400, 400), np.uint8)
+    mask[201, 100:300] = 255
+    Image.fromarray(image).save(tmp_path / "i.jpg")
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    entry = make_dataset_dict(tmp_path / "i.jpg", "i", label=1, mask_file_name=tmp_path / "m.png")
+    cfg.INPUT.SIZE, cfg.INPUT.REDUCED_DECODING = 40, True
+    item = ForgeryDatasetMapper(cfg, is_train=True)(entry)
+    assert item["mask"].max() >= 0.5
+    assert item["regions"].max() == 1
+
+
+@pytest.mark.parametrize("rule", ["", "green", "inverted"])
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_a_grey_mask_has_two_sides_whatever_its_file(tmp_path, rule, ending):
+    path = tmp_path / f"grey.{ending}"
+    Image.fromarray(np.full((8, 12), 255, np.uint8)).save(path)
+    mask = read_mask(path, rule)
+    assert mask.shape == (8, 12)
+    assert (mask == (rule != "inverted")).all()

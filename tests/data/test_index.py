@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -109,7 +110,9 @@ def test_what_is_asked_for_may_be_changed():
     assert index[0]["label"] == 0
 
 
-@pytest.mark.parametrize("odd", [{"image_id": 5}, {"height": 3}])
+@pytest.mark.parametrize(
+    "odd", [{"image_id": 5}, {"height": 3}, {"technique": None}, {"source": 7}, {"mask_rule": None}]
+)
 def test_dicts_of_another_kind_are_no_columns(odd):
     whole = make_dataset_dict("a.png", "a", label=0)
     assert make_index([whole, whole | odd]) is None
@@ -132,6 +135,35 @@ def test_a_pickled_index_is_the_name_of_its_file(tmp_path):
     assert len(content) < 500
     assert list(pickle.loads(content)) == entries
     assert list(pickle.loads(pickle.dumps(make_index(entries)))) == entries
+
+
+def test_a_mapped_index_knows_its_own_checksum_and_not_that_of_a_later_file(tmp_path, monkeypatch):
+    old, new = tmp_path / "a.index", tmp_path / "b.index"
+    make_index([make_dataset_dict("a", "a", label=0)]).write(old, {})
+    make_index([make_dataset_dict("b", "b", label=0)]).write(new, {})
+    original = mmap.mmap
+
+    def replaced_meanwhile(*arguments, **options):
+        content = original(*arguments, **options)
+        os.replace(new, old)
+        return content
+
+    monkeypatch.setattr(mmap, "mmap", replaced_meanwhile)
+    index = DatasetIndex.open(old)
+    monkeypatch.undo()
+    assert index[0]["file_name"] == "a"
+    with pytest.raises(IndexFileError, match="has changed"):
+        pickle.loads(pickle.dumps(index))
+
+
+def test_an_index_can_be_read_by_whom_the_umask_allows(tmp_path):
+    before = os.umask(0o022)
+    try:
+        make_index([make_dataset_dict("a", "a", label=0)]).write(tmp_path / "a.index", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.index").stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in tmp_path.iterdir()] == ["a.index"]
 
 
 def test_a_pickled_index_whose_file_was_replaced_is_refused(tmp_path):

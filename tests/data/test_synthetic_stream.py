@@ -142,6 +142,14 @@ def test_unreadable_photograph_is_named(folder, content):
         cv2.imwrite(str(path), np.zeros((20, 200, 3), np.uint8))
     else:
         path.write_text(content)
+    with pytest.raises(DatasetError, match=r"9\.png"):
+        list_synthetic(f"synthetic://test?photographs={folder}")
+
+
+def test_a_photograph_damaged_behind_its_header_is_named_when_it_is_read(folder):
+    path = folder / "9.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8))
+    path.write_bytes(path.read_bytes()[:600])
     photographs = gather_photographs("test", str(folder))
     with pytest.raises(DatasetError, match=r"9\.png"):
         photographs[len(photographs) - 1]

@@ -54,7 +54,7 @@ def run(folder: Path, output: Path, *options: str) -> dict:
     return json.loads((output / "diagnosis.json").read_text())
 
 
-@pytest.mark.parametrize("resize", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("resize", ["squash", "pad", "crop", "native"])
 def test_a_report_is_written_and_a_bad_image_is_named(resize: str, folder: Path, tmp_path: Path):
     content = run(folder, tmp_path, "INPUT.RESIZE", resize)
     facts = content["facts"]
@@ -96,7 +96,18 @@ def test_the_patch_map_of_a_padded_image_loses_its_padding():
         "window": (0.0, 0.0, 80.0, 128.0),
     }
     patch_map = torch.arange(16.0).reshape(4, 4)
-    patches, window = diagnose.patch_map_and_window(item, patch_map)
+    patches, window = diagnose.patch_map_and_window(item, patch_map, 16)
     assert patches.shape == (4, 3)
     # Three patches of 16 pixels reach over 48 of the network's pixels, 40 of which are image.
     assert window == (0.0, 0.0, 96.0, 128.0)
+
+
+def test_an_unpadded_image_keeps_its_own_patches_of_the_batchs_canvas():
+    item = {
+        "image": torch.zeros(3, 40, 10, dtype=torch.uint8),
+        "valid_size": (40, 10),
+        "window": (0.0, 0.0, 10.0, 40.0),
+    }
+    patches, window = diagnose.patch_map_and_window(item, torch.rand(4, 12), 16)
+    assert patches.shape == (3, 1)
+    assert window == (0.0, 0.0, 16.0, 48.0)

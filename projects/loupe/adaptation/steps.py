@@ -180,7 +180,7 @@ class TestTimeAdaptation:
         self._update_teacher()
         self._moved = True
         self.summary.steps += 1
-        self.summary.images_taught += lesson.images
+        self.summary.images_taught += lesson.images if met else 0
         self.summary.note_loss(lesson.loss)
         return lesson.loss
 
@@ -310,6 +310,7 @@ def _scale_gradients(outputs: list[MaskOutput], weights: Tensor) -> None:
     """Weighs images: an image's loss reaches the network through its own outputs alone."""
     for output in outputs:
         for tensor in output:
-            if tensor is not None:
+            # Before the first of the parameters that adapt, nothing has a gradient to be weighted.
+            if tensor is not None and tensor.requires_grad:
                 factors = weights.view(-1, *[1] * (tensor.dim() - 1))
                 tensor.register_hook(functools.partial(torch.mul, factors))

@@ -16,7 +16,8 @@ class AdaptationSummary:
     Attributes:
         mode: "offline", "online" or "episodic".
         images: Readable images that were met.
-        images_taught: Of these, images that taught something in a step that was taken and kept.
+        images_taught: Of these, images that taught something when they were met, in a step that
+            was taken and kept; further steps on them (ADAPTATION.STEPS) do not count.
         steps: Optimiser steps that were taken and kept.
         skipped_nothing_to_learn: Steps not taken because no image was sure enough.
         skipped_not_finite: Steps not taken because loss or gradient was not finite.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -215,8 +215,9 @@ def _cached_mask(path: Path, folder: Path, image: dict[str, Any], segmentations:
         raise DatasetError(f"{path}: image {image_id}: {error}") from None
     folder.mkdir(parents=True, exist_ok=True)
     # Several processes may read the same set at once.
-    handle, unfinished = tempfile.mkstemp(suffix=".png", dir=folder)
-    with os.fdopen(handle, "wb") as stream:
+    # Not `tempfile`, whose files nobody else may read: the cache may be shared.
+    unfinished = folder / f"{file.stem}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
+    with open(unfinished, "xb") as stream:
         Image.fromarray(mask).save(stream, format="PNG")
     os.replace(unfinished, file)
     return file

@@ -153,7 +153,7 @@ class ForgeryDatasetMapper:
     ) -> dict[str, Any]:
         height, width = size
         if mask is not None and mask.shape != image.shape[:2]:
-            mask = AntialiasedResize(mask.shape, image.shape[:2]).apply_segmentation(mask)
+            mask = _shrunk(mask, image.shape[:2])
         inputs = ForgeryInput(image, mask)
         for augmentation in self.augmentations:
             augmentation(inputs)
@@ -247,6 +247,14 @@ def label_regions(mask: np.ndarray, split: bool, max_regions: int) -> np.ndarray
     number = np.zeros(count, dtype=np.uint8)
     number[1 + order] = np.minimum(np.arange(1, count), max_regions)
     return number[components]
+
+
+def _shrunk(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask at the size of its reduced image; a forgery in it stays, however thin."""
+    shrunk = AntialiasedResize(mask.shape, size).apply_segmentation(mask).copy()
+    if mask.max(initial=0.0) >= 0.5:
+        _keep_strongest(shrunk)
+    return shrunk
 
 
 def _keep_strongest(mask: np.ndarray) -> None:

@@ -236,6 +236,8 @@ def _pixels_of_jpeg(image: ImageFile.ImageFile, data: bytes, at_least: int) -> n
         return _pixels_of(image)  # Which says what is wrong with the file.
     if pixels.shape != (image.height, image.width, len(image.getbands())):
         return _pixels_of(image)
+    if pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
     return _turn(pixels, _orientation(image))
 
 

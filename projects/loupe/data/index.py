@@ -13,12 +13,12 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import tempfile
+import secrets
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
@@ -45,11 +45,13 @@ class IndexFileError(ValueError):
 class DatasetIndex(Sequence[DatasetDict]):
     """Dataset dicts, in the order in which they were listed, each made when it is asked for."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], file: Path | None = None) -> None:
-        """Takes columns, and the file that they are mapped from, if any: see `make_index`."""
+    def __init__(
+        self, arrays: dict[str, np.ndarray], file: Path | None = None, check: int | None = None
+    ) -> None:
+        """Takes columns, the file that they are mapped from, if any, and the checksum in it."""
         self._arrays = arrays
         self._file = file
-        self._check = None if file is None else _read_header(file)["checksum"]
+        self._check = check
 
     @classmethod
     def open(cls, file: Path, *, verify: bool = True) -> DatasetIndex:
@@ -63,8 +65,9 @@ class DatasetIndex(Sequence[DatasetDict]):
             IndexFileError: it is no index, or a damaged one.
             OSError: it cannot be read.
         """
-        header = _read_header(file)
+        # Both of one opened file: under its name another may come to lie meanwhile.
         with open(file, "rb") as stream:
+            header = _read_header(stream)
             content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         start = header["start"]
         if len(content) != start + header["bytes"]:
@@ -75,7 +78,7 @@ class DatasetIndex(Sequence[DatasetDict]):
             name: np.frombuffer(content, kind, count, start + place)
             for name, (kind, count, place) in header["arrays"].items()
         }
-        return cls(arrays, file)
+        return cls(arrays, file, header["checksum"])
 
     def write(self, file: Path, about: Header, extra: dict[str, np.ndarray] | None = None) -> None:
         """Writes the columns, whole or not at all.
@@ -101,16 +104,17 @@ class DatasetIndex(Sequence[DatasetDict]):
         text = json.dumps(header).encode()
         text += b" " * (-(len(MAGIC) + 8 + len(text)) % _ALIGNMENT)
         file.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(suffix=".unfinished", dir=file.parent)
+        # Not `tempfile`, whose files nobody else may read: the cache may be shared.
+        unfinished = file.with_name(f"{file.name}.{os.getpid()}-{secrets.token_hex(4)}.unfinished")
         try:
-            with os.fdopen(handle, "wb") as stream:
+            with open(unfinished, "xb") as stream:
                 stream.write(MAGIC + len(text).to_bytes(8, "little") + text)
                 stream.writelines(blocks)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(unfinished, file)
         except BaseException:
-            os.unlink(unfinished)
+            unfinished.unlink(missing_ok=True)
             raise
 
     def extra(self, name: str) -> np.ndarray:
@@ -179,7 +183,7 @@ class DatasetIndex(Sequence[DatasetDict]):
         opened = DatasetIndex.open(state["file"], verify=False)
         if opened._check != state["check"]:
             raise IndexFileError(f"{state['file']}: the data set has changed; start again")
-        self.__init__(opened._arrays, state["file"])
+        self.__init__(opened._arrays, state["file"], state["check"])
 
     def _path(self, name: str, row: int) -> str | None:
         folder = int(self._arrays[f"{name}.folder"][row])
@@ -217,7 +221,10 @@ def make_index(entries: Iterable[DatasetDict]) -> DatasetIndex | None:
             rows[name].append(folders[name][path[:cut]])
             texts[name].append(path[cut:])
         for name in _CODES:
-            rows[name].append(values[name][entry.get(name, "")])
+            value = entry.get(name, "")
+            if not isinstance(value, str):
+                return None
+            rows[name].append(values[name][value])
         label = entry["label"]
         labels.append(UNLABELLED if label is None else label)
         whole.append(entry.get("wholly_forged", False))
@@ -244,7 +251,8 @@ def read_about(file: Path) -> Header:
         IndexFileError: it is no index.
         OSError: it cannot be read.
     """
-    return _read_header(file)["about"]
+    with open(file, "rb") as stream:
+        return _read_header(stream)["about"]
 
 
 class _Table(dict[str, int]):
@@ -273,18 +281,18 @@ class _Texts:
         return {name: np.frombuffer(self._bytes, np.uint8), f"{name}.ends": ends}
 
 
-def _read_header(file: Path) -> Header:
-    with open(file, "rb") as stream:
-        start = stream.read(len(MAGIC) + 8)
-        length = int.from_bytes(start[len(MAGIC) :], "little")
-        if start[: len(MAGIC)] != MAGIC or length > os.fstat(stream.fileno()).st_size:
-            raise IndexFileError(f"{file}: it is no index")
-        try:
-            header = json.loads(stream.read(length))
-            header["start"] = len(start) + length
-            known = {"about", "arrays", "bytes", "checksum"} <= header.keys()
-        except (ValueError, TypeError) as error:
-            raise IndexFileError(f"{file}: the header is damaged ({error})") from None
+def _read_header(stream: BinaryIO) -> Header:
+    """The header of a file that has just been opened."""
+    start = stream.read(len(MAGIC) + 8)
+    length = int.from_bytes(start[len(MAGIC) :], "little")
+    if start[: len(MAGIC)] != MAGIC or length > os.fstat(stream.fileno()).st_size:
+        raise IndexFileError(f"{stream.name}: it is no index")
+    try:
+        header = json.loads(stream.read(length))
+        header["start"] = len(start) + length
+        known = {"about", "arrays", "bytes", "checksum"} <= header.keys()
+    except (ValueError, TypeError) as error:
+        raise IndexFileError(f"{stream.name}: the header is damaged ({error})") from None
     if not known:
-        raise IndexFileError(f"{file}: the header is incomplete")
+        raise IndexFileError(f"{stream.name}: the header is incomplete")
     return header

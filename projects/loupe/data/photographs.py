@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from loupe.data.decoding import UnreadableImageError, read_image
+from loupe.data.decoding import UnreadableImageError, read_image, read_size
 from loupe.data.manifest import read_manifest
 from loupe.data.pairing import DatasetError, list_images
 
@@ -90,8 +90,8 @@ def gather_photographs(split: str, further: str = "") -> Sequence[np.ndarray]:
         further: a folder of images, or a manifest, of which rows with label 0 count; "" = none.
 
     Raises:
-        DatasetError: the folder or manifest is not there or has no authentic image; later, an
-            image cannot be read.
+        DatasetError: the folder or manifest is not there or has no authentic image, or an image's
+            header says that it is none or too small; later, an image that is damaged behind it.
     """
     shipped = load_photographs(split)
     if not further:
@@ -106,14 +106,36 @@ def gather_photographs(split: str, further: str = "") -> Sequence[np.ndarray]:
             f"{further}: no authentic image; give a folder of photographs or a manifest.csv "
             "with rows of label 0"
         )
+    for path in paths:
+        _check_photograph(path)
     return _Photographs(shipped, paths)
+
+
+def _check_photograph(path: str) -> None:
+    """Looks at a file's header alone: what is wrong shall be said now, not after hours."""
+    try:
+        height, width = read_size(path)
+    except UnreadableImageError as error:
+        raise _unreadable(path, error) from error
+    if min(height, width) < _SMALLEST_SIDE:
+        raise DatasetError(
+            f"{path}: a photograph to forge has {width} x {height} "
+            f"pixels; remove it, each side needs {_SMALLEST_SIDE}"
+        )
+
+
+def _unreadable(path: str, error: UnreadableImageError) -> DatasetError:
+    return DatasetError(
+        f"{path}: a photograph to forge cannot be read ({error.problem}); "
+        "remove it from the folder or manifest"
+    )
 
 
 class _Photographs(Sequence[np.ndarray]):
     """Photographs in memory, followed by files that are read at first use and then kept."""
 
     def __init__(self, ready: Sequence[np.ndarray], paths: Sequence[str]) -> None:
-        """Takes both; no file is opened."""
+        """Takes both, the latter checked; no file is opened."""
         self._ready, self._paths = ready, paths
         self._kept: dict[int, np.ndarray] = {}
         self._kept_bytes = 0
@@ -134,15 +156,7 @@ class _Photographs(Sequence[np.ndarray]):
         try:
             photograph = read_image(path)
         except UnreadableImageError as error:
-            raise DatasetError(
-                f"{path}: a photograph to forge cannot be read ({error.problem}); "
-                "remove it from the folder or manifest"
-            ) from error
-        if min(photograph.shape[:2]) < _SMALLEST_SIDE:
-            raise DatasetError(
-                f"{path}: a photograph to forge has {photograph.shape[1]} x {photograph.shape[0]} "
-                f"pixels; remove it, each side needs {_SMALLEST_SIDE}"
-            )
+            raise _unreadable(path, error) from error
         photograph.setflags(write=False)
         if self._kept_bytes + photograph.nbytes <= _KEPT_BYTES:
             self._kept[index] = photograph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +20,9 @@ from loupe.solver import warmup_stable_decay
 from loupe.trainer.step import Batch
 
 logger = logging.getLogger(__name__)
+
+# Characters of a data set's name in a file's; file systems take 255 bytes, ending included.
+LONGEST_STEM = 80
 
 
 def evaluate_model(
@@ -71,5 +75,9 @@ def adaptation_schedule(cfg: CfgNode) -> Callable[[float], float] | None:
 
 
 def file_stem(dataset_name: str) -> str:
-    """A data set's name or path as part of a file name."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in dataset_name)
+    """A data set's name or path as part of a file name, another one for each name."""
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in dataset_name)
+    if plain == dataset_name and len(plain) <= LONGEST_STEM:
+        return plain
+    data = dataset_name.encode("utf-8", "surrogateescape")
+    return f"{plain[:LONGEST_STEM]}-{hashlib.blake2b(data, digest_size=4).hexdigest()}"
