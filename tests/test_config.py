@@ -104,6 +104,9 @@ def test_there_are_configurations_for_every_stage():
 def test_a_configuration_builds_its_model(path: Path):
     cfg = loaded(path)
     cfg.MODEL.DEVICE = "meta"
+    # What a run before this one leaves is not there yet.
+    if cfg.MODEL.PERCEPTION_ENCODER.WEIGHTS.startswith("output/"):
+        cfg.MODEL.PERCEPTION_ENCODER.WEIGHTS = ""
     with torch.device("meta"):
         model = build_model(cfg)
     assert (model.segmenter is not None) == cfg.MODEL.SEGMENTER.ENABLED

@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "quick"
 PLAIN_FORGERIES = [
     *("DATASETS.TRAIN", "('synthetic://train?size=64&count=4000&difficulty=0',)"),
     *("DATASETS.TEST", "('synthetic://test?size=64&count=64&difficulty=0',)"),
-    *("INPUT.SIZE", "64", "MODEL.PERCEPTION_ENCODER.DEPTH", "2", "DATALOADER.NUM_WORKERS", "0"),
+    *("INPUT.SIZE", "64", "DATALOADER.NUM_WORKERS", "0"),
     *("TEST.EVAL_PERIOD", "0", "TEST.EXPECTED_RESULTS", "[]", "MODEL.DEVICE", "cpu"),
 ]
 

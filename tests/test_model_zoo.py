@@ -6,9 +6,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import torch
 
-from loupe.checkpoint import CheckpointError, load_weights
+from loupe.checkpoint import CheckpointError, load_weights, save_weights
 from loupe.model_zoo import SUMS, ShippedWeightsError, shipped_file
+from tools.publish_weights import publish
 
 
 @pytest.fixture
@@ -43,3 +45,29 @@ def test_an_installation_without_the_folder_says_what_to_do(tmp_path: Path):
 def test_an_unknown_name_is_answered_with_the_known_ones():
     with pytest.raises(CheckpointError, match=r"loupe://huge\.pt"):
         load_weights("loupe://huge.pt")
+
+
+def test_published_weights_are_those_of_training_in_half_precision(folder: Path, tmp_path: Path):
+    weights = {"a": torch.randn(3), "steps": torch.tensor(7)}
+    save_weights(weights, tmp_path / "model.pth")
+    publish(tmp_path / "model.pth", "small.safetensors", folder)
+    loaded = load_weights(shipped_file("loupe://small.safetensors", folder))
+    assert loaded["a"].dtype is torch.float16
+    torch.testing.assert_close(loaded["a"].float(), weights["a"], atol=0, rtol=1e-3)
+    assert loaded["steps"] == 7
+    assert shipped_file("loupe://tiny.safetensors", folder).is_file()
+
+
+def test_publishing_again_replaces_the_hash(folder: Path, tmp_path: Path):
+    for value in (1.0, 2.0):
+        save_weights({"a": torch.tensor([value])}, tmp_path / "model.pth")
+        publish(tmp_path / "model.pth", "tiny.safetensors", folder)
+    assert len((folder / SUMS).read_text().splitlines()) == 1
+    assert load_weights(shipped_file("loupe://tiny.safetensors", folder))["a"] == 2
+
+
+def test_weights_too_large_for_half_precision_are_refused(folder: Path, tmp_path: Path):
+    save_weights({"a": torch.tensor([1e6])}, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=r"not in half precision: a"):
+        publish(tmp_path / "model.pth", "tiny.safetensors", folder)
+    assert (folder / "tiny.safetensors").read_bytes() == b"weights"

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Says of each image how probable it is that it was forged, and where.
 
-    tools/predict.py photograph.jpg --config-file FILE --weights FILE --output predictions
-    tools/predict.py folder         --config-file FILE --weights FILE --output predictions
+    tools/predict.py photograph.jpg --output predictions
+    tools/predict.py folder --output predictions --config-file FILE --weights FILE
+
+Without a configuration it is the small Loupe that comes with the repository (weights/README.md).
 
 Writes to the output folder, at each image's own size and under its name:
 
@@ -19,9 +21,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from loupe.config import load_config
 from loupe.inference import LoupePredictor, find_images, write_predictions
+
+DEFAULT_CONFIG = Path(__file__).parents[1] / "configs" / "loupe_tiny.yaml"
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -31,7 +36,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("images", help="an image, or a folder of images")
     parser.add_argument("--output", required=True, help="folder to write to")
-    parser.add_argument("--config-file", required=True, help="configuration of the model")
+    parser.add_argument(
+        "--config-file", default=str(DEFAULT_CONFIG), help="configuration of the model"
+    )
     parser.add_argument("--weights", help="checkpoint; by default MODEL.WEIGHTS")
     parser.add_argument("--workers", type=int, default=1, help="processes that decode (default 1)")
     parser.add_argument("--no-overlays", action="store_true", help="do not draw overlays")

@@ -136,6 +136,9 @@ def _add_segmenter(cfg: CfgNode) -> None:
     segmenter.CONDITION_TOKENS = 1
     # In training, mix the true label towards 0.5 by up to this share (0 = hard labels).
     segmenter.CONDITION_JITTER = 0.0
+    # Share of the patch map in the map of the pixels; 0 = the masks alone (paper). Masks learn
+    # nothing of images called authentic, so there the patch map alone ranks the pixels.
+    segmenter.PATCH_SHARE = 0.0
     # Predict a box for each query; adds L1 and GIoU to losses and matching.
     segmenter.PREDICT_BOXES = False
     # Loss weights: lambda of Eq. 4, and the box loss (paper: 2).

@@ -358,6 +358,21 @@ def test_images_of_several_sizes_have_maps_of_their_own_sizes(
         assert torch.isfinite(answer["forgery_map"]).all()
 
 
+@torch.no_grad()
+def test_the_map_mixes_masks_and_patches_as_told(build: Build, make_item: MakeItem):
+    model, item = build(*STAGE_2).eval(), make_item()
+    maps = {}
+    for share in (0.0, 0.25, 1.0):
+        model.patch_share = share
+        maps[share] = model([item])[0]["forgery_map"]
+    segmenter, model.segmenter = model.segmenter, None
+    patches = model([item])[0]["forgery_map"]
+    model.segmenter = segmenter
+    torch.testing.assert_close(maps[1.0], patches)
+    torch.testing.assert_close(maps[0.25], 0.75 * maps[0.0] + 0.25 * patches)
+    assert not torch.equal(maps[0.0], patches)
+
+
 def test_pixels_are_normalised_to_minus_one_to_one(tiny_model: Loupe, make_item: MakeItem):
     item = make_item()
     item["image"][:] = 0

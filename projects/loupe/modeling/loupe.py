@@ -58,6 +58,7 @@ class Loupe(nn.Module):
         mask_criterion: Losses of the segmenter; needed when there is one.
         frozen: Names of parts that are not trained.
         condition_jitter: Largest share by which training labels are mixed towards 0.5.
+        patch_share: Share of the patch map in the pixels' map of a model with a segmenter.
         pixel_mean: Mean of RGB pixels, 0..255.
         pixel_std: Their deviation.
     """
@@ -73,6 +74,7 @@ class Loupe(nn.Module):
         mask_criterion: MaskCriterion | None,
         frozen: tuple[str, ...] = ("backbone",),
         condition_jitter: float = 0.0,
+        patch_share: float = 0.0,
         pixel_mean: tuple[float, ...] = (127.5, 127.5, 127.5),
         pixel_std: tuple[float, ...] = (127.5, 127.5, 127.5),
     ) -> None:
@@ -82,7 +84,7 @@ class Loupe(nn.Module):
         self.segmenter = segmenter
         self.classification_criterion = classification_criterion
         self.mask_criterion = mask_criterion
-        self.condition_jitter = condition_jitter
+        self.condition_jitter, self.patch_share = condition_jitter, patch_share
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
         unknown = set(frozen) - set(PARTS)
@@ -123,6 +125,7 @@ class Loupe(nn.Module):
             "mask_criterion": _mask_criterion(cfg) if enabled else None,
             "frozen": tuple(cfg.MODEL.FREEZE),
             "condition_jitter": cfg.MODEL.SEGMENTER.CONDITION_JITTER,
+            "patch_share": cfg.MODEL.SEGMENTER.PATCH_SHARE,
             "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
             "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
         }
@@ -218,7 +221,8 @@ class Loupe(nn.Module):
         size = (inputs.images.shape[2], inputs.images.shape[3])
         readable = [item for item in batched_inputs if "image" in item]
         return [
-            _answer(item, i, size, probability, verdict, output) for i, item in enumerate(readable)
+            _answer(item, i, size, probability, verdict, output, self.patch_share)
+            for i, item in enumerate(readable)
         ]
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> NetworkInput:
@@ -310,17 +314,20 @@ def _answer(
     probability: Tensor,
     verdict: ClassifierOutput,
     output: MaskOutput | None,
+    patch_share: float,
 ) -> dict[str, Any]:
     valid_size = item["valid_size"]
     patch_map = None
     if verdict.patch_logits is not None:
         patch_map = verdict.patch_logits[index].float().sigmoid()
+    maps = []
     if output is not None:
         masks = extend_edge(output.mask_logits[index], valid_size, size)
-        network_map = query_map(output.class_logits[index], masks, size)
-    else:
+        maps.append(query_map(output.class_logits[index], masks, size))
+    if output is None or (patch_share and patch_map is not None):
         extended = extend_edge(patch_map[None], valid_size, size)[None]
-        network_map = F.interpolate(extended, size, mode="bilinear", align_corners=False)[0, 0]
+        maps.append(F.interpolate(extended, size, mode="bilinear", align_corners=False)[0, 0])
+    network_map = torch.lerp(*maps, patch_share) if len(maps) == 2 else maps[0]
     window = item.get("window", (0, 0, item["width"], item["height"]))
     pasted = paste_map(network_map, valid_size, window, (item["height"], item["width"]))
     return {

@@ -1,0 +1,69 @@
+"""The small Loupe of the repository is what its card says, and works out of the box."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from loupe.checkpoint import encoder_weights, load_weights
+from loupe.config import load_config
+from loupe.data.synthetic_stream import make_sample
+from loupe.inference import LoupePredictor
+from loupe.model_zoo import FOLDER, shipped_file
+from tools import predict
+
+ROOT = Path(__file__).parents[1]
+NAME = "loupe://loupe_tiny.safetensors"
+
+
+@pytest.fixture(scope="module")
+def predictor() -> LoupePredictor:
+    return LoupePredictor(load_config(ROOT / "configs" / "loupe_tiny.yaml"))
+
+
+def test_it_is_small_and_in_half_precision():
+    assert shipped_file(NAME).stat().st_size < 25e6
+    assert {value.dtype for value in load_weights(NAME).values()} == {torch.float16}
+
+
+def test_the_card_names_the_file_and_its_hash_is_listed():
+    assert "loupe_tiny.safetensors" in (FOLDER / "README.md").read_text()
+    assert "loupe_tiny.safetensors" in (FOLDER / "SHA256SUMS").read_text()
+
+
+def test_its_encoder_is_a_start_for_training(predictor: LoupePredictor):
+    vit = predictor.model.backbone.vit
+    weights = encoder_weights(NAME, vit)
+    assert set(vit.state_dict()) == set(weights)
+
+
+def test_it_tells_forged_from_authentic_and_where(predictor: LoupePredictor):
+    samples = [make_sample("test", 3, index, 160, 50) for index in range(60)]
+    predictions = [predictor(sample.image) for sample in samples]
+    labels = [sample.label for sample in samples]
+    assert roc_auc_score(labels, [prediction.score for prediction in predictions]) > 0.8
+    pixels = [
+        roc_auc_score(sample.mask.ravel(), prediction.forgery_map.ravel())
+        for sample, prediction in zip(samples, predictions, strict=True)
+        if sample.label
+    ]
+    assert np.mean(pixels) > 0.75
+
+
+def test_the_predicting_tool_needs_no_configuration(tmp_path: Path):
+    images = tmp_path / "images"
+    images.mkdir()
+    sample = make_sample("test", 3, 1, 96, 0)
+    cv2.imwrite(str(images / "a.png"), sample.image[:, :70, ::-1])
+    output = tmp_path / "output"
+    words = [str(images), "--output", str(output), "--workers", "0", "MODEL.DEVICE", "cpu"]
+    assert predict.main(predict.parse_arguments(words)) == 0
+    (row,) = csv.DictReader((output / "predictions.csv").open())
+    assert 0 <= float(row["probability"]) <= 1
+    assert cv2.imread(str(output / "maps" / "a.png"), cv2.IMREAD_UNCHANGED).shape == (96, 70)
