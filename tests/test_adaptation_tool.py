@@ -106,7 +106,7 @@ def test_no_item_that_reaches_adaptation_has_a_truth(folder: Path):
     cfg = load_config(CONFIG, SMALL)
     predictor = LoupePredictor(cfg, folder / "base.pth")
     files = [str(path) for path in sorted((folder / "images").rglob("*.png"))]
-    items = [item for batch in adapt.image_loader(predictor, files, 0) for item in batch]
+    items = [item for batch in predictor.loader(files, 0) for item in batch]
     assert len(items) == 7
     assert not {"ground_truth", "label", "mask", "regions"} & set().union(*items)
 

@@ -22,7 +22,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
@@ -32,9 +31,12 @@ from loupe.adaptation import TestTimeAdaptation, adapted_predictions, safe_targe
 from loupe.adaptation.runs import adaptation_of
 from loupe.checkpoint import save_weights
 from loupe.config import load_config
-from loupe.data.loaders import EvaluationDataset
-from loupe.data.pairing import make_dataset_dict
-from loupe.inference import LoupePredictor, find_images, write_predictions
+from loupe.inference import (
+    LoupePredictor,
+    find_images,
+    named_predictions,
+    write_predictions,
+)
 from loupe.structures import Prediction
 from loupe.trainer.evaluation import adaptation_schedule
 from loupe.trainer.randomness import seed_everything
@@ -55,17 +57,6 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(words)
 
 
-def image_loader(predictor: LoupePredictor, files: list[str], workers: int) -> DataLoader:
-    """Batches of unlabelled items, in order; an unreadable image is an item with its error."""
-    entries = [make_dataset_dict(file, str(file), label=None) for file in files]
-    return DataLoader(
-        EvaluationDataset(entries, predictor.mapper),
-        batch_size=predictor.cfg.TEST.IMS_PER_BATCH,
-        num_workers=workers,
-        collate_fn=list,
-    )
-
-
 def predictions(
     cfg: CfgNode, adaptation: TestTimeAdaptation, loader: DataLoader
 ) -> Iterator[tuple[str, Prediction | str]]:
@@ -79,13 +70,7 @@ def predictions(
         schedule=adaptation_schedule(cfg),
     )
     for batch, answers in pairs:
-        for item, answer in zip(batch, answers, strict=True):
-            yield item["file_name"], answer.get("error") or _prediction(answer)
-
-
-def _prediction(answer: dict[str, Any]) -> Prediction:
-    patch_map = answer["patch_map"].numpy()
-    return Prediction(answer["forgery_score"], answer["forgery_map"].numpy(), patch_map)
+        yield from named_predictions(batch, answers)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -104,7 +89,7 @@ def main(arguments: argparse.Namespace) -> int:
     target = safe_target(arguments.output / "model_adapted.pth", base)
     predictor = LoupePredictor(cfg, base)
     adaptation = adaptation_of(cfg, predictor.model)
-    loader = image_loader(predictor, list(names), arguments.workers)
+    loader = predictor.loader(list(names), arguments.workers)
     start = time.perf_counter()
     done, failed = write_predictions(
         predictions(cfg, adaptation, loader),

@@ -89,16 +89,29 @@ class LoupePredictor:
         Yields:
             The file and its prediction, or the reason why it has none. One bad file ends nothing.
         """
+        for batch in self.loader(files, workers):
+            yield from named_predictions(batch, self.model(batch))
+
+    def loader(self, files: Sequence[str | Path], workers: int = 0) -> DataLoader:
+        """Batches of TEST.IMS_PER_BATCH unlabelled items, in order; see `predict_files`.
+
+        An unreadable image is an item with its error.
+        """
         entries = [make_dataset_dict(file, str(file), label=None) for file in files]
-        loader = DataLoader(
+        return DataLoader(
             EvaluationDataset(entries, self.mapper),
             batch_size=self.cfg.TEST.IMS_PER_BATCH,
             num_workers=workers,
             collate_fn=list,
         )
-        for batch in loader:
-            for item, answer in zip(batch, self.model(batch), strict=True):
-                yield item["file_name"], answer.get("error") or _prediction(answer)
+
+
+def named_predictions(
+    batch: list[dict[str, Any]], answers: list[dict[str, Any]]
+) -> Iterator[tuple[str, Prediction | str]]:
+    """Each item's file and what the model answered, or the reason why it did not."""
+    for item, answer in zip(batch, answers, strict=True):
+        yield item["file_name"], answer.get("error") or _prediction(answer)
 
 
 def _prediction(answer: dict[str, Any]) -> Prediction:
