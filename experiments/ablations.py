@@ -66,6 +66,19 @@ TABLES = {
         ),
         DETECTION,
     ),
+    "table2-from-scratch": Table(
+        "Table 2 with an encoder that learns with the classifier (stage 1)",
+        (
+            _row("from_scratch_stage1", "reference: patch prediction and fusion", ""),
+            _row("from_scratch_without_fusion", "without fusion", ""),
+            _row(
+                "from_scratch_without_patch_prediction",
+                "without patch prediction (and so without fusion)",
+                "",
+            ),
+        ),
+        DETECTION,
+    ),
     "table3": Table(
         "Table 3: conditional queries and training objectives (stage 2)",
         (

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 from experiments.ablations import TABLES, Row
+from experiments.families import run_families
 from experiments.leave_one_out import Plan, known_techniques, report_name, run_leave_one_out
 from experiments.options import add_scale_options, scale_of
 from experiments.rows import run_table
 from experiments.runs import Runner
 
 LEAVE_ONE_OUT = "loo"
+FAMILIES = "families"
 # What `loo` measures beside plain evaluation where no --setting is given.
 DEFAULT_SETTINGS = {"offline": "ADAPTATION.MODE offline", "online": "ADAPTATION.MODE online"}
 
@@ -23,7 +25,7 @@ def parse_arguments(words: list[str] | None, documentation: str) -> argparse.Nam
     parser = argparse.ArgumentParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    tables = [*TABLES, LEAVE_ONE_OUT]
+    tables = [*TABLES, LEAVE_ONE_OUT, FAMILIES]
     parser.add_argument(
         "tables", nargs="+", choices=tables, metavar="TABLE", help=", ".join(tables)
     )
@@ -32,7 +34,7 @@ def parse_arguments(words: list[str] | None, documentation: str) -> argparse.Nam
     parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to N; default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="of each run; default: %(default)s")
     add_scale_options(parser)
-    group = parser.add_argument_group("leave-one-out (loo)")
+    group = parser.add_argument_group("leave-one-out (loo, families)")
     group.add_argument("--techniques", nargs="+", default=[], help="left out; default: all")
     group.add_argument(
         "--setting",
@@ -66,6 +68,8 @@ def main(words: list[str] | None, documentation: str) -> None:
         try:
             if table == LEAVE_ONE_OUT:
                 run_leave_one_out(plan_of(arguments, seeds), scale, runner, report)
+            elif table == FAMILIES:
+                run_families(plan_of(arguments, seeds), scale, runner, report)
             else:
                 run_table(table, seeds, scale, runner, report)
         except ValueError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from loupe.evaluation.bootstrap import resampled_weights
-from loupe.evaluation.metrics import all_metrics, pixel_metrics
+from loupe.evaluation.metrics import all_metrics, image_metrics, pixel_metrics
 from loupe.evaluation.table import Columns
 
 LEVEL = 0.95
@@ -76,8 +76,9 @@ def metric_values(columns: Columns) -> dict[str, float]:
 
 
 def change(pair: Pair, metric: str, weights: np.ndarray) -> np.ndarray:
-    """(R,) change of a `pixel/*` metric when images are drawn with weights (R, n)."""
-    before, after = (pixel_metrics(columns, weights)[metric] for columns in pair)
+    """(R,) change of an `image/*` or `pixel/*` metric when images are drawn with weights (R, n)."""
+    metrics = pixel_metrics if metric.startswith("pixel/") else image_metrics
+    before, after = (metrics(columns, weights)[metric] for columns in pair)
     return after - before
 
 
@@ -118,7 +119,7 @@ def percentile_interval(mean: float, draws: np.ndarray, count: int) -> Interval:
 
 
 def bootstrap_interval(pairs: Sequence[Pair], metric: str, *, seed: int = 0) -> Interval:
-    """Mean change over models of a `pixel/*` metric, its interval over images (percentiles)."""
+    """Mean change over models of a metric, its interval over images (percentiles)."""
     draws = changes(pairs, metric, seed=seed)
     return percentile_interval(mean_change(pairs, metric), draws, len(pairs[0].before.label))
 

@@ -25,7 +25,7 @@ from experiments.intervals import (
 from experiments.measured import pair_of, read_measured
 from experiments.options import Scale, job_of
 from experiments.report import interval_text, markdown_table, number, write_report
-from experiments.runs import Evaluation, RunError, Runner
+from experiments.runs import Evaluation, Job, RunError, Runner
 from loupe.data.synthetic import TECHNIQUES
 
 PLAIN = "plain"
@@ -66,12 +66,7 @@ def run_leave_one_out(plan: Plan, scale: Scale, runner: Runner, report: Path) ->
     Raises:
         ValueError: the data sets are not synthetic, so that no technique can be left out.
     """
-    for dataset in (scale.train, scale.test):
-        if not dataset.startswith("synthetic://"):
-            raise ValueError(
-                f"{dataset or 'the configured data set'}: leave-one-out needs "
-                "synthetic data sets; give --train and --test"
-            )
+    require_synthetic(scale.train, scale.test)
     paths: dict[Key, Path] = {}
     for seed in plan.seeds:
         for technique in plan.techniques:
@@ -82,12 +77,25 @@ def run_leave_one_out(plan: Plan, scale: Scale, runner: Runner, report: Path) ->
             write_tables(plan, scale, paths, runner, report)
 
 
+def require_synthetic(*datasets: str) -> None:
+    """Refuses data sets from which no technique can be left out.
+
+    Raises:
+        ValueError: one is not synthetic.
+    """
+    for dataset in datasets:
+        if not dataset.startswith("synthetic://"):
+            raise ValueError(
+                f"{dataset or 'the configured data set'}: leaving a technique out needs "
+                "synthetic data sets; give --train and --test"
+            )
+
+
 def measure_model(
     plan: Plan, scale: Scale, runner: Runner, technique: str, seed: int
 ) -> dict[Key, Path]:
     """Trains without a technique; measures on it and on the transfer sets, in all settings."""
-    trained = scale._replace(train=f"{scale.train}&without={technique}")
-    job = job_of(plan.row, seed, trained, f"-without-{technique}")
+    job = job_without(technique, plan.row, seed, scale)
     settings = {PLAIN: (), **plan.settings}
     wanted: dict[Key, Evaluation] = {}
     tests = {technique: (f"{scale.test}&techniques={technique}", (), scale.limit)}
@@ -99,6 +107,12 @@ def measure_model(
             wanted[test, technique, seed, name] = evaluation
     found = runner.evaluate(job, list(wanted.values()))
     return {key: path for key, path in zip(wanted, found, strict=True) if path.exists()}
+
+
+def job_without(technique: str, row: Row, seed: int, scale: Scale) -> Job:
+    """A row trained, in both stages, on everything but a technique."""
+    trained = scale._replace(train=f"{scale.train}&without={technique}")
+    return job_of(row, seed, trained, f"-without-{technique}")
 
 
 def test_name(path: str) -> str:

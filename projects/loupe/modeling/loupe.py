@@ -19,6 +19,7 @@ from loupe.modeling.criterion import ClassificationCriterion, MaskCriterion, Mas
 from loupe.modeling.matcher import MatchingCosts
 from loupe.modeling.postprocessing import extend_edge, paste_map, query_map
 from loupe.modeling.segmenter import Segmenter
+from loupe.ops import use_fast_linear
 from loupe.structures import ClassifierOutput, LossCounts, MaskOutput, Targets
 
 PARTS = ("backbone", "classifier", "segmenter")
@@ -94,6 +95,7 @@ class Loupe(nn.Module):
         for name in self.frozen:
             if getattr(self, name) is not None:
                 getattr(self, name).requires_grad_(False)
+        use_fast_linear(self)
         self.train(self.training)
 
     @classmethod
