@@ -129,7 +129,13 @@ LOUPE_INLINE void read_query(const Problem& problem, const Plan<T>& plan, int64_
   T* x = plan.x + at;
   T* y = plan.y + at;
   T* attention = plan.attention + at;
-  for (int64_t i = 0; i < count; ++i) {
+  constexpr bool kFours = P > 0 && P % 4 == 0 && sizeof(T) == 4;
+  for (int64_t i = 0; kFours && i < count; i += 4) {
+    const Float4 first = load<Float4>(positions + 2 * i), second = load<Float4>(positions + 2 * i + 4);
+    store(x + i, even_lanes(first, second));
+    store(y + i, odd_lanes(first, second));
+  }
+  for (int64_t i = 0; !kFours && i < count; ++i) {
     x[i] = positions[2 * i];
     y[i] = positions[2 * i + 1];
   }
@@ -150,7 +156,7 @@ LOUPE_INLINE void read_query(const Problem& problem, const Plan<T>& plan, int64_
     }
   }
   T largest = weights[0];
-  if (P % 4 == 0 && P > 0 && sizeof(T) == 4) {
+  if (kFours) {
     Float4 four = load<Float4>(weights);
     for (int64_t i = 4; i < count; i += 4) {
       const Float4 next = load<Float4>(weights + i);

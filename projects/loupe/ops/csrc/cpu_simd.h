@@ -25,6 +25,16 @@ typedef int64_t VectorInt64 __attribute__((vector_size(LOUPE_VECTOR_BYTES)));
 typedef float Float4 __attribute__((vector_size(16)));
 typedef double Double2 __attribute__((vector_size(16)));
 
+// (x, y) pairs of four points to their x and their y, one instruction each.
+#if defined(__clang__)
+LOUPE_INLINE Float4 even_lanes(Float4 a, Float4 b) { return __builtin_shufflevector(a, b, 0, 2, 4, 6); }
+LOUPE_INLINE Float4 odd_lanes(Float4 a, Float4 b) { return __builtin_shufflevector(a, b, 1, 3, 5, 7); }
+#else
+typedef int32_t Int4 __attribute__((vector_size(16)));
+LOUPE_INLINE Float4 even_lanes(Float4 a, Float4 b) { return __builtin_shuffle(a, b, (Int4){0, 2, 4, 6}); }
+LOUPE_INLINE Float4 odd_lanes(Float4 a, Float4 b) { return __builtin_shuffle(a, b, (Int4){1, 3, 5, 7}); }
+#endif
+
 template <class T>
 struct Simd;
 
