@@ -39,11 +39,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pixel_decoder": {"parameters": "pixel_decoder"},
     "norms": {"parameters": "norms"},
     "embeddings": {"parameters": "embeddings"},
+    "safe": {"parameters": "norms", "image_weight": "agreement", "patch_temperature": 0.2},
     "segmenter, agreement": {"image_weight": "agreement"},
     "segmenter, anchor": {"anchor": 0.1},
     "segmenter, teacher": {"teacher_decay": 0.9},
-    "segmenter, rollback": {"rollback": "patch_map"},
-    "embeddings, rollback": {"parameters": "embeddings", "rollback": "patch_map"},
+    # Never given up, so that every round pays for it.
+    "segmenter, rollback": {"rollback": "patch_map", "rollback_patience": 0},
+    "embeddings, rollback": {
+        "parameters": "embeddings",
+        "rollback": "patch_map",
+        "rollback_patience": 0,
+    },
 }
 
 

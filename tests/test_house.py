@@ -55,7 +55,7 @@ ABSOLUTE_PATH = re.compile(r"""(?:^|[\s"'`(=])/([A-Za-z_][\w.-]{2,})/""", re.M)
 LINK = re.compile(r"https?://([\w.-]+)")
 DOCUMENT = re.compile(r"(?<![\w*<{}-])((?:[\w-]+/|\.\.?/)*[\w-]+\.md)\b")
 # Documents that the project's programs write rather than contain.
-WRITTEN_DOCUMENTS = {"scores.md", "diagnosis.md"}
+WRITTEN_DOCUMENTS = {"scores.md", "diagnosis.md", "families.md"}
 
 
 def relative(path: Path) -> str:

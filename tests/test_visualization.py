@@ -3,7 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loupe.visualization import FORGED_COLOUR, TRUTH_COLOUR, overlay, panel, sheet
+from loupe.visualization import (
+    FORGED_COLOUR,
+    TRUTH_COLOUR,
+    captioned_row,
+    overlay,
+    panel,
+    sheet,
+    text_block,
+)
 
 GREY = np.full((60, 90, 3), 120, np.uint8)
 SQUARE = np.zeros((60, 90), np.float32)
@@ -84,3 +92,23 @@ def test_a_sheet_holds_panels_of_different_sizes_row_by_row():
 def test_a_sheet_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="not 0 and 1"):
         sheet([])
+
+
+def test_a_row_holds_any_number_of_pictures_in_their_order():
+    row = captioned_row([(str(value), np.full_like(GREY, value)) for value in (10, 20, 30, 40, 50)])
+    assert [row[-1, 94 * column, 0] for column in range(5)] == [10, 20, 30, 40, 50]
+
+
+def test_text_takes_as_many_lines_as_it_needs_and_none_is_cut_off():
+    assert text_block("short", 300).shape == (18, 300, 3)
+    for text in ("many words of a long text " * 9, "W" * 200, "iiii WWWW " * 20):
+        block = text_block(text, 300, 20)
+        assert block.shape[0] > 20
+        assert block.shape[0] % 20 == 0
+        assert (block[:, -1] == 255).all(), "text is cut off"
+        lines = block.reshape(-1, 20, 300, 3)
+        assert (lines.min(axis=(1, 2, 3)) < 100).all(), "an empty line"
+
+
+def test_no_text_is_an_empty_line():
+    assert (text_block("", 100) == 255).all()

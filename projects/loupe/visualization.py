@@ -1,10 +1,11 @@
-"""Pictures for people: an overlay, a panel (input | truth | prediction), a sheet of panels.
+"""Pictures for people: an overlay, a panel (input | truth | prediction), a sheet of panels, text.
 
 All images are uint8 RGB, (H, W, 3).
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import cv2
@@ -15,6 +16,7 @@ FORGED_COLOUR = (255, 0, 160)
 TRUTH_COLOUR = (0, 114, 255)
 _GAP = 4
 _WHITE = 255
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def overlay(
@@ -71,13 +73,42 @@ def panel(
         _check(image, truth, "truth")
         middle = overlay(image, truth, colour=TRUTH_COLOUR)
         caption = f"truth {truth.mean():.1%}"
-    cells = [
-        _captioned(image, "input"),
-        _captioned(middle, caption),
-        _captioned(overlay(image, forgery_map), f"forged {score:.3f}"),
-    ]
-    gap = np.full((cells[0].shape[0], _GAP, 3), _WHITE, np.uint8)
-    return np.hstack([cells[0], gap, cells[1], gap, cells[2]])
+    predicted = overlay(image, forgery_map)
+    return captioned_row([("input", image), (caption, middle), (f"forged {score:.3f}", predicted)])
+
+
+def captioned_row(cells: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Puts pictures of one size side by side, each under its caption.
+
+    Args:
+        cells: Caption and picture (H, W, 3) uint8 RGB, from left to right.
+    """
+    width = cells[0][1].shape[1]
+    # The strips' height depends on the width alone, so that rows look alike.
+    height = max(width // 9, 12)
+    columns: list[np.ndarray] = []
+    for caption, picture in cells:
+        if columns:
+            columns.append(np.full((len(columns[0]), _GAP, 3), _WHITE, np.uint8))
+        columns.append(np.vstack([_text_strip(caption, width, height), picture]))
+    return np.hstack(columns)
+
+
+def text_block(text: str, width: int, height: int = 18) -> np.ndarray:
+    """Writes ASCII text in black on white, in as many lines as it needs.
+
+    Args:
+        text: The text.
+        width: Of the block, in pixels.
+        height: Of a line, in pixels.
+
+    Returns:
+        (lines * height, width, 3) uint8 RGB.
+    """
+    # As many as fit at the text's mean width; a line of wider letters is made smaller.
+    characters = int(0.95 * width * len(text) / (_text_width(text) * _text_scale(height)))
+    lines = textwrap.wrap(text, max(characters, 1)) or [""]
+    return np.vstack([_text_strip(line, width, height) for line in lines])
 
 
 def sheet(panels: Sequence[np.ndarray], columns: int = 1) -> np.ndarray:
@@ -101,19 +132,28 @@ def sheet(panels: Sequence[np.ndarray], columns: int = 1) -> np.ndarray:
     return np.vstack(rows)
 
 
-def _captioned(image: np.ndarray, text: str) -> np.ndarray:
-    """Adds a strip above the image with black text; its height depends on the width alone."""
-    width = image.shape[1]
-    height = max(width // 9, 12)
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    (text_width, text_height), descent = cv2.getTextSize(text, font, 1.0, 1)
-    scale = min(0.8 * height / (text_height + descent), 0.95 * width / text_width)
-    thickness = max(1, round(height / 30))
-    baseline = round((height + scale * (text_height - descent)) / 2)
+def _text_strip(text: str, width: int, height: int) -> np.ndarray:
+    """(height, width, 3) with one line of black text, made smaller where it is too long."""
+    # Depends on the height alone, so that lines of unlike widths begin below one another.
+    left, thickness = height // 6, max(1, round(height / 30))
+    scale = min(_text_scale(height), 0.95 * (width - 2 * left) / _text_width(text))
+    # One line's letters reach below it and another's do not: both are to look alike.
+    (_, ascent), descent = cv2.getTextSize("Xg", _FONT, scale, 1)
+    baseline = round((height + ascent - descent) / 2)
     strip = np.full((height, width, 3), _WHITE, np.uint8)
-    left = max(1, width // 50)
-    cv2.putText(strip, text, (left, baseline), font, scale, (0, 0, 0), thickness, cv2.LINE_AA)
-    return np.vstack([strip, image])
+    cv2.putText(strip, text, (left, baseline), _FONT, scale, (0, 0, 0), thickness, cv2.LINE_AA)
+    return strip
+
+
+def _text_scale(height: int) -> float:
+    """Scale of the font in a line of this height."""
+    (_, ascent), descent = cv2.getTextSize("Xg", _FONT, 1.0, 1)
+    return 0.8 * height / (ascent + descent)
+
+
+def _text_width(text: str) -> int:
+    """Width in pixels at a scale of 1."""
+    return max(cv2.getTextSize(text, _FONT, 1.0, 1)[0][0], 1)
 
 
 def _check(image: np.ndarray, plane: np.ndarray, name: str) -> None:
