@@ -6,7 +6,6 @@ are all made by T (authentic images included). Optionally the same models on oth
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from experiments.intervals import (
 )
 from experiments.measured import pair_of, read_measured
 from experiments.options import Scale, job_of
-from experiments.report import interval_text, markdown_table, number, write_report
+from experiments.report import ends_text, interval_text, markdown_table, number, write_report
 from experiments.runs import Evaluation, Job, RunError, Runner
 from loupe.data.synthetic import TECHNIQUES
 
@@ -288,10 +287,7 @@ def value_table(lines: list[dict[str, Any]]) -> str:
 def change_cell(line: dict[str, Any]) -> str:
     """Mean, interval over images; interval over seeds."""
     over_images = Interval(line["mean"], line["images_low"], line["images_high"], line["images"])
-    text = interval_text(over_images)
-    if math.isnan(line["seeds_low"]):
-        return text
-    return f"{text}; [{number(line['seeds_low'], '+')}, {number(line['seeds_high'], '+')}]"
+    return interval_text(over_images) + ends_text(line["seeds_low"], line["seeds_high"])
 
 
 def known_techniques(names: list[str]) -> tuple[str, ...]:

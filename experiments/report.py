@@ -21,8 +21,14 @@ def interval_text(interval: Interval) -> str:
     """`+0.012 [-0.003, +0.027]`."""
     if math.isnan(interval.low):
         return number(interval.mean, "+")
-    ends = f"[{number(interval.low, '+')}, {number(interval.high, '+')}]"
-    return f"{number(interval.mean, '+')} {ends}"
+    return (
+        f"{number(interval.mean, '+')} [{number(interval.low, '+')}, {number(interval.high, '+')}]"
+    )
+
+
+def ends_text(low: float, high: float) -> str:
+    """`; [-0.003, +0.027]`, a second interval; nothing where there is none."""
+    return "" if math.isnan(low) else f"; [{number(low, '+')}, {number(high, '+')}]"
 
 
 def duration(seconds: float) -> str:

@@ -7,10 +7,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.ablations import TABLES, Table
-from experiments.intervals import Interval, metric_values, paired_t_interval, t_interval
-from experiments.measured import read_measured
+from experiments.intervals import (
+    Interval,
+    bootstrap_interval,
+    metric_values,
+    paired_t_interval,
+    t_interval,
+)
+from experiments.measured import pair_of, read_measured
 from experiments.options import Scale, job_of
-from experiments.report import duration, interval_text, markdown_table, number, write_report
+from experiments.report import (
+    duration,
+    ends_text,
+    interval_text,
+    markdown_table,
+    number,
+    write_report,
+)
 from experiments.runs import Done, Evaluation, RunError, Runner
 
 
@@ -19,6 +32,7 @@ class Cell(NamedTuple):
 
     values: dict[str, float]
     done: Done
+    measured: Path
 
 
 def run_table(name: str, seeds: list[int], scale: Scale, runner: Runner, report: Path) -> None:
@@ -34,7 +48,7 @@ def run_table(name: str, seeds: list[int], scale: Scale, runner: Runner, report:
                 (path,) = runner.evaluate(job, [evaluation])
                 if path.exists():
                     values = metric_values(read_measured(path).columns)
-                    cells[row.name][seed] = Cell(values, runner.train(job))
+                    cells[row.name][seed] = Cell(values, runner.train(job), path)
             except (RunError, ValueError) as error:
                 runner.failures.append(f"{row.name}, seed {seed}: {error}")
         write_table(name, table, cells, seeds, scale, runner, report)
@@ -57,9 +71,10 @@ def write_table(
     ]
     text = f"## {table.title}\n\n" + markdown_text(table, cells, lines)
     text += (
-        f"\nMean over seeds {', '.join(map(str, seeds))}; in brackets the 95% t interval of the "
-        "difference to the first row, paired by seed (no interval over images: all rows answer the "
-        f"same ones). Test set: `{scale.test}`"
+        f"\nMean over seeds {', '.join(map(str, seeds))}; in brackets the difference to the first "
+        "row with two 95% intervals: t over the seeds' differences (what other trainings might "
+        "have given), and bootstrap over test images, drawn alike for both rows and all seeds "
+        f"(what other images might have given to these very models). Test set: `{scale.test}`"
         + (f", {scale.limit} images" if scale.limit else "")
         + f". Size: {scale.size}.\n\nOne training of each row:\n\n```\n"
     )
@@ -82,6 +97,7 @@ def line_of(
     base = {seed: cell.values.get(metric, math.nan) for seed, cell in reference.items()}
     difference = paired_t_interval(found, base)
     costs = [cell.done for cell in cells[name].values()]
+    over_images = image_interval(cells[name], reference, metric)
     return {
         "row": name,
         "text": text,
@@ -92,9 +108,22 @@ def line_of(
         "low": difference.low,
         "high": difference.high,
         "paired_seeds": difference.count,
+        "images_low": over_images.low,
+        "images_high": over_images.high,
         "train_seconds": sum(done.seconds for done in costs) / len(costs) if costs else math.nan,
         "peak_memory_gb": max((done.peak_memory_gb for done in costs), default=math.nan),
     }
+
+
+def image_interval(row: dict[int, Cell], reference: dict[int, Cell], metric: str) -> Interval:
+    """Interval over test images of the mean difference between the models of two rows."""
+    pairs = [
+        pair_of(reference[seed].measured, row[seed].measured)
+        for seed in sorted(row.keys() & reference.keys())
+    ]
+    if not pairs:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    return bootstrap_interval(pairs, metric)
 
 
 def markdown_text(
@@ -110,7 +139,8 @@ def markdown_text(
             mean = number(line["mean"])
             if place and not math.isnan(line["difference"]):
                 ends = (line["low"], line["high"], line["paired_seeds"])
-                mean += f" ({interval_text(Interval(line['difference'], *ends))})"
+                over_images = ends_text(line["images_low"], line["images_high"])
+                mean += f" ({interval_text(Interval(line['difference'], *ends))}{over_images})"
             texts.append(mean)
         seconds = own[0]["train_seconds"]
         cost = "failed" if math.isnan(seconds) else duration(seconds)
