@@ -5,8 +5,8 @@ slows all alike; a ratio is the median over rounds of (time of the rival / our t
 setting has a process of its own: with glibc's defaults most of grid_sample's time goes into fresh
 pages for its temporaries, and what remains with a warm heap is the work itself.
 
-    python benchmarks/ms_deform_attn.py                    everything, about 25 minutes on two cores
-    python benchmarks/ms_deform_attn.py --quick            the goals' cases only, about 5 minutes
+    python benchmarks/ms_deform_attn.py                    everything, 10 to 20 minutes on two cores
+    python benchmarks/ms_deform_attn.py --quick            the goals' cases only, half of that
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from loupe.ops.backends import describe
 RESULTS = Path(__file__).parent / "results"
 WARM_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 36), "MALLOC_TRIM_THRESHOLD_": str(1 << 36)}
 HEADS, CHANNELS, POINTS = 8, 32, 4
+FORMS = ["plain", "fused", "layer"]
 
 
 class Case(NamedTuple):
@@ -118,14 +119,22 @@ def spent(stamps: Stamps, part: str, clock: int) -> float:
 
 
 def stepper(
-    function: Callable[..., Tensor], arguments: tuple, frozen: tuple[int, ...] = ()
+    function: Callable[..., Tensor],
+    arguments: tuple,
+    frozen: tuple[int, ...] = (),
+    parameters: tuple[Tensor, ...] = (),
 ) -> Step:
-    """A call that infers once, then goes forward and backward once, and returns its stamps."""
+    """A call that infers once, then goes forward and backward once, and returns its stamps.
+
+    Gradients are those of the arguments that are tensors, but for the frozen ones, and of the
+    parameters that the function holds.
+    """
     tensors = [
         a.clone().requires_grad_(index not in frozen) if isinstance(a, Tensor) else a
         for index, a in enumerate(arguments)
     ]
     trained = [t for t in tensors if isinstance(t, Tensor) and t.requires_grad]
+    trained += parameters
 
     def step() -> Stamps:
         stamps = [stamp()]
@@ -137,7 +146,7 @@ def stepper(
         stamps.append(stamp())
         output = function(*tensors)
         stamps.append(stamp())
-        torch.autograd.grad(output, trained, gradient, allow_unused=True)
+        torch.autograd.grad(output, trained, gradient)
         stamps.append(stamp())
         return stamps
 
@@ -164,10 +173,11 @@ def steps_of(case: Case) -> dict[str, Step]:
         }
         steps = {
             name: stepper(
-                lambda x, *_, layer=layer, attend=attend: layer(
+                lambda x, layer=layer, attend=attend: layer(
                     x, position, inputs.reference, inputs.shapes, attend
                 ),
-                (memory, *layer.parameters()),
+                (memory,),
+                parameters=tuple(layer.parameters()),
             )
             for name, (layer, attend) in layers.items()
         }
@@ -263,7 +273,7 @@ def cases(quick: bool, warm: bool, threads: list[int]) -> list[Case]:
     """What is measured; the largest batch only once, since grid_sample takes gigabytes for it."""
     result = [
         Case(form, 336, batch, threads, "encoder")
-        for form in ("plain", "fused", "layer")
+        for form in FORMS
         for batch in (1, 8)
         for threads in (1, 2)
     ]
@@ -280,6 +290,8 @@ def run_here(arguments: argparse.Namespace) -> dict[str, Any]:
     rows = []
     warm = arguments.allocator == "warm"
     for case in cases(arguments.quick, warm, arguments.threads):
+        if case.form not in arguments.forms:
+            continue
         torch.set_num_threads(case.threads)
         row = case._asdict() | {"allocator": arguments.allocator}
         row |= measure(steps_of(case), arguments.seconds)
@@ -330,6 +342,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the goals' cases only")
     parser.add_argument("--seconds", type=float, default=6.0, help="time for each case")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="1, 2 or both")
+    parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--allocator", choices=["default", "warm"], help="only this one, here")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
@@ -351,7 +364,7 @@ def main() -> None:
         with tempfile.NamedTemporaryFile(suffix=".json") as file:
             command = [sys.executable, __file__, "--allocator", allocator, "--output", file.name]
             command += ["--seconds", str(arguments.seconds)] + ["--quick"] * arguments.quick
-            command += ["--threads", *map(str, arguments.threads)]
+            command += ["--threads", *map(str, arguments.threads), "--forms", *arguments.forms]
             subprocess.run(command, env=environment, check=True)
             report[allocator] = json.loads(Path(file.name).read_text())
     output = arguments.output or RESULTS / "ms_deform_attn_cpu.json"
