@@ -211,7 +211,23 @@ def overall_line(
     }
     worst = min(means, key=means.__getitem__)
     line = _line(ALL, setting, metric, over_images, t_interval(by_seed))
-    return line | {"worst": worst, "worst_change": means[worst]}
+    line |= {"worst": worst, "worst_change": means[worst]}
+    return line | over_models(
+        [p for group in groups.values() for ps in group.values() for p in ps], metric
+    )
+
+
+def over_models(pairs: list[Pair], metric: str) -> dict[str, Any]:
+    """Every model, of one technique and seed, as one number: the mean's t interval, the worst."""
+    changes = [mean_change([pair], metric) for pair in pairs]
+    interval = t_interval(changes)
+    return {
+        "models": len(changes),
+        "models_low": interval.low,
+        "models_high": interval.high,
+        "models_gained": sum(change > 0 for change in changes),
+        "worst_model": min(changes),
+    }
 
 
 def _line(
@@ -261,11 +277,21 @@ def markdown_text(plan: Plan, scale: Scale, lines: list[dict[str, Any]], tests: 
         text += markdown_table(["test set", *(f"`{metric}`" for metric in METRICS)], rows)
         for line in lines:
             if "worst" in line and line["setting"] == setting and line["metric"] == METRICS[0]:
-                loss = number(line["worst_change"], "+")
-                text += f"\nWorst technique by `{METRICS[0]}`: {line['worst']}, {loss}.\n"
+                text += overall_text(line)
     return text + (
         f"\nStage 2: `{plan.row.config}`. Seeds {', '.join(map(str, plan.seeds))}. Trained on "
         f"`{scale.train}&without=T`, tested on `{scale.test}&techniques=T`.\n"
+    )
+
+
+def overall_text(line: dict[str, Any]) -> str:
+    """What became of the worst technique and of the models, each of them one number."""
+    loss = number(line["worst_change"], "+")
+    ends = ends_text(line["models_low"], line["models_high"]).removeprefix("; ")
+    return (
+        f"\nWorst technique by `{line['metric']}`: {line['worst']}, {loss}. "
+        f"Over the {line['models']} models: 95% t interval of the mean {ends or '-'}, "
+        f"{line['models_gained']} gained, the worst {number(line['worst_model'], '+')}.\n"
     )
 
 

@@ -149,6 +149,9 @@ def test_the_worst_technique_is_named(pair: Pair):
     line = overall_line("x", "pixel/F1-image", {"splice": {1: [pair]}, "removal": {1: [worse]}})
     assert line["worst"] == "removal"
     assert line["worst_change"] < 0
+    assert (line["models"], line["models_gained"]) == (2, 1)
+    assert line["worst_model"] == pytest.approx(line["worst_change"])
+    assert line["models_low"] < 0 < line["models_high"]
     assert line["mean"] == pytest.approx(0)
 
 
