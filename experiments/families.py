@@ -12,11 +12,17 @@ from typing import Any
 import numpy as np
 
 from experiments.ablations import Row
-from experiments.intervals import Interval, bootstrap_interval, metric_values
+from experiments.intervals import (
+    Interval,
+    bootstrap_interval,
+    mean_change,
+    metric_values,
+    t_interval,
+)
 from experiments.leave_one_out import Plan, job_without, require_synthetic, test_name
 from experiments.measured import pair_of, read_measured
 from experiments.options import Scale, job_of
-from experiments.report import interval_text, markdown_table, number, write_report
+from experiments.report import ends_text, interval_text, markdown_table, number, write_report
 from experiments.runs import Evaluation, RunError, Runner
 
 EVERYTHING = "everything"
@@ -51,12 +57,11 @@ def run_families(plan: Plan, scale: Scale, runner: Runner, report: Path) -> None
             )
             try:
                 found = runner.evaluate(job, list(evaluations.values()))
+                for test, path in zip(evaluations, found, strict=True):
+                    if path.exists():
+                        paths[test, left_out, seed] = path
             except (RunError, ValueError) as error:
                 runner.failures.append(f"without {left_out}, seed {seed}: {error}")
-                continue
-            for test, path in zip(evaluations, found, strict=True):
-                if path.exists():
-                    paths[test, left_out, seed] = path
             write_families(plan, scale, paths, runner, report)
 
 
@@ -76,8 +81,9 @@ def write_families(
         text += f"\n### {test}\n\n"
         text += markdown_table(["trained on", *(f"`{m}`" for m in METRICS), "models"], rows)
     text += (
-        "\nMean over models (seeds); in brackets the difference to everything, same seeds, and its "
-        "95% bootstrap interval over test images.\n"
+        "\nMean over models (seeds); in brackets the difference to everything, same seeds, its 95% "
+        "bootstrap interval over test images and, from two seeds on, its 95% t interval over "
+        "seeds.\n"
         f"\nTrained on `{scale.train}`; synthetic test set `{scale.test}`.\n"
     )
     if runner.failures:
@@ -100,6 +106,8 @@ def line_of(test: str, left_out: str, metric: str, paths: dict[Key, Path]) -> di
     if pairs:
         difference, low, high, images = bootstrap_interval(pairs, metric)
         line |= {"difference": difference, "low": low, "high": high, "images": images}
+        over_seeds = t_interval([mean_change([pair], metric) for pair in pairs])
+        line |= {"seeds_low": over_seeds.low, "seeds_high": over_seeds.high, "pairs": len(pairs)}
     return line
 
 
@@ -109,4 +117,5 @@ def cell(line: dict[str, Any]) -> str:
     if "difference" not in line:
         return text
     interval = Interval(line["difference"], line["low"], line["high"], line["images"])
-    return f"{text} ({interval_text(interval)})"
+    over_seeds = ends_text(line["seeds_low"], line["seeds_high"])
+    return f"{text} ({interval_text(interval)}{over_seeds})"

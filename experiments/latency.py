@@ -25,6 +25,7 @@ from experiments.cost import ENCODERS, build_loupe, loupe_config
 from experiments.rivals import IMAGE_TOKENS, LLAMA, QUESTION_TOKENS, SAM_SIDE, LlamaLayer, SamBased
 from loupe.adaptation import adapt_and_evaluate
 from loupe.adaptation.runs import adaptation_of
+from loupe.ops import use_fast_linear
 
 SYSTEMS = (*ENCODERS, "sam-base", "sam-large", "sam-huge", "llama-layer")
 LOUPE_SIDE = 336
@@ -79,6 +80,7 @@ def convince(classifier: nn.Module) -> None:
 def sam_steps(size: str) -> Iterator[Step]:
     """SAM's encoder and decoder."""
     model = SamBased(size).eval()
+    use_fast_linear(model)
     images = torch.rand(1, 3, SAM_SIDE, SAM_SIDE)
 
     @torch.no_grad()
@@ -91,6 +93,7 @@ def sam_steps(size: str) -> Iterator[Step]:
 def language_steps() -> Iterator[Step]:
     """One of LLaMA-7B's 32 equal layers, on the prompt."""
     layer = LlamaLayer(LLAMA["dim"], LLAMA["heads"], LLAMA["hidden"]).eval()
+    use_fast_linear(layer)
     tokens = torch.randn(1, IMAGE_TOKENS + QUESTION_TOKENS, LLAMA["dim"])
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ are all made by T (authentic images included). Optionally the same models on oth
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,22 +212,22 @@ def overall_line(
     }
     worst = min(means, key=means.__getitem__)
     line = _line(ALL, setting, metric, over_images, t_interval(by_seed))
+    over_techniques = t_interval(list(means.values()))
     line |= {"worst": worst, "worst_change": means[worst]}
+    line |= {"techniques_low": over_techniques.low, "techniques_high": over_techniques.high}
     return line | over_models(
         [p for group in groups.values() for ps in group.values() for p in ps], metric
     )
 
 
 def over_models(pairs: list[Pair], metric: str) -> dict[str, Any]:
-    """Every model, of one technique and seed, as one number: the mean's t interval, the worst."""
+    """Every model, of one technique and seed, as one number: how many gained, and the worst."""
     changes = [mean_change([pair], metric) for pair in pairs]
-    interval = t_interval(changes)
+    known = [change for change in changes if not math.isnan(change)]
     return {
-        "models": len(changes),
-        "models_low": interval.low,
-        "models_high": interval.high,
-        "models_gained": sum(change > 0 for change in changes),
-        "worst_model": min(changes),
+        "models": len(known),
+        "models_gained": sum(change > 0 for change in known),
+        "worst_model": min(known, default=math.nan),
     }
 
 
@@ -286,12 +287,11 @@ def markdown_text(plan: Plan, scale: Scale, lines: list[dict[str, Any]], tests: 
 
 def overall_text(line: dict[str, Any]) -> str:
     """What became of the worst technique and of the models, each of them one number."""
-    loss = number(line["worst_change"], "+")
-    ends = ends_text(line["models_low"], line["models_high"]).removeprefix("; ")
+    ends = ends_text(line["techniques_low"], line["techniques_high"]).removeprefix("; ")
     return (
-        f"\nWorst technique by `{line['metric']}`: {line['worst']}, {loss}. "
-        f"Over the {line['models']} models: 95% t interval of the mean {ends or '-'}, "
-        f"{line['models_gained']} gained, the worst {number(line['worst_model'], '+')}.\n"
+        f"\n`{line['metric']}`: 95% t interval over the techniques' means {ends or '-'}; worst "
+        f"technique: {line['worst']}, {number(line['worst_change'], '+')}; of {line['models']} "
+        f"models {line['models_gained']} gained, the worst {number(line['worst_model'], '+')}.\n"
     )
 
 

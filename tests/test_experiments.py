@@ -151,7 +151,7 @@ def test_the_worst_technique_is_named(pair: Pair):
     assert line["worst_change"] < 0
     assert (line["models"], line["models_gained"]) == (2, 1)
     assert line["worst_model"] == pytest.approx(line["worst_change"])
-    assert line["models_low"] < 0 < line["models_high"]
+    assert line["techniques_low"] < 0 < line["techniques_high"]
     assert line["mean"] == pytest.approx(0)
 
 

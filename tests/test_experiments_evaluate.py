@@ -128,4 +128,4 @@ def test_the_leave_one_out_report_has_changes_by_technique_and_their_mean(
     write_tables(plan, scale, paths, Runner(tmp_path), tmp_path)
     text = (tmp_path / "loo").with_suffix(".md").read_text()
     assert "mean of techniques" in text
-    assert "Worst technique" in text
+    assert "worst technique" in text

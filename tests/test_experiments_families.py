@@ -65,6 +65,7 @@ def test_a_family_whose_loss_hurts_shows_with_its_interval(tmp_path: Path):
             line["mean"] - found[test, "everything", "pixel/F1-pooled"]["mean"]
         )
         assert line["low"] <= line["difference"] <= line["high"] < -0.2
+        assert line["seeds_low"] == pytest.approx(line["difference"])
         assert found[test, "removal", "pixel/F1-pooled"]["difference"] == 0
     assert "without splice" in (tmp_path / "families.md").read_text()
 
@@ -87,11 +88,16 @@ def test_its_models_are_the_first_stages_of_leave_one_out():
 
 
 def test_a_model_that_fails_is_listed_and_ends_nothing(tmp_path: Path):
-    models = Models(tmp_path, failing="without-splice")
+    models = Models(tmp_path, failing="without-removal")
     run_families(PLAN, SCALE, models, tmp_path)
     assert len(models.failures) == 2
-    assert ("synthetic", "removal", "image/AUC") in lines(tmp_path)
-    assert "bad luck" in (tmp_path / "families.md").read_text()
+    assert ("synthetic", "splice", "image/AUC") in lines(tmp_path)
+    assert (tmp_path / "families.md").read_text().count("bad luck") == 2
+
+
+def test_where_every_model_fails_the_report_says_why(tmp_path: Path):
+    run_families(PLAN, SCALE, Models(tmp_path, failing=""), tmp_path)
+    assert (tmp_path / "families.md").read_text().count("bad luck") == 6
 
 
 def test_other_data_are_refused(tmp_path: Path):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch import nn
 
+from loupe.config import load_config
 from loupe.ops import linear
 from loupe.ops.linear import FastLinear, LinearBackend, use_fast_linear
 from tests.ops.test_backends import run_python
@@ -79,9 +82,13 @@ def test_a_frozen_weight_gets_no_gradient_and_costs_none(fast: None, calls: list
     _, turned = pair(24, 10)
     turned.requires_grad_(False)
     x = torch.randn(5, 24, requires_grad=True)
-    turned(x).sum().backward()
+    kept: list[torch.Size] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        output = turned(x)
+    output.sum().backward()
     assert turned.weight.grad is None
     assert len(calls) == 2
+    assert kept == [turned.weight.shape]
 
 
 def test_names_hooks_and_type_survive(fast: None):
@@ -89,6 +96,42 @@ def test_names_hooks_and_type_survive(fast: None):
     assert isinstance(turned, nn.Linear)
     assert list(turned.state_dict()) == list(plain.state_dict())
     plain.load_state_dict(turned.state_dict())
+    seen = []
+    turned.register_forward_hook(lambda layer, given, output: seen.append(output.shape))
+    turned(torch.randn(5, 24))
+    assert seen == [torch.Size([5, 10])]
+
+
+def test_a_turned_layer_can_be_copied_and_sent(fast: None):
+    _, turned = pair(24, 10)
+    x = torch.randn(5, 24)
+    for twin in (copy.deepcopy(turned), pickle.loads(pickle.dumps(turned))):
+        assert type(twin) is FastLinear
+        assert torch.equal(twin(x), turned(x))
+
+
+def test_a_turned_layer_follows_the_decision_of_the_process_it_is_in(
+    fast: None, calls: list, monkeypatch: pytest.MonkeyPatch
+):
+    _, turned = pair(24, 10)
+    monkeypatch.setattr(linear, "LINEAR_BACKEND", LinearBackend(False, "the test says so"))
+    turned(torch.randn(5, 24))
+    assert not calls
+
+
+def test_transforms_of_functions_go_the_usual_way(fast: None, calls: list):
+    plain, turned = pair(24, 10)
+    x = torch.randn(3, 5, 24)
+    torch.testing.assert_close(torch.func.vmap(turned)(x), torch.func.vmap(plain)(x))
+    assert not calls
+
+
+def test_loupe_turns_its_layers(fast: None):
+    cfg = load_config("configs/quick/loupe_stage1.yaml")
+    cfg.merge_from_list(["MODEL.PERCEPTION_ENCODER.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    assert any(isinstance(layer, FastLinear) for layer in model.backbone.modules())
+    assert not any(type(layer) is nn.Linear for layer in model.modules())
 
 
 def test_attention_of_torch_keeps_its_own_layers(fast: None):
