@@ -13,9 +13,8 @@ from experiments.leave_one_out import Plan, job_without
 from experiments.options import Scale, job_of
 from experiments.rows import Cell, image_interval
 from experiments.runs import Done, Evaluation, Job, RunError, job_digest
-from loupe.evaluation.measures import ImageMeasures
-from loupe.evaluation.table import Columns, columns_of
-from tests.test_experiments import ROWS
+from loupe.evaluation.table import Columns
+from tests.test_experiments import ROWS, columns
 
 SCALE = Scale("quick", "synthetic://train?count=10", "synthetic://test?count=4", 0, (), ())
 PLAN = Plan(("splice", "removal"), [1, 2], {}, ("real/manifest.csv",), (), 0, ROWS["stage2"])
@@ -42,11 +41,10 @@ class Models:
 
 
 def measured(path: Path, found: list[int]) -> Path:
-    """Forged images of 40 forged pixels of 100, of which so many are found."""
-    columns = columns_of(ImageMeasures(1.0, 0.9, n, 5, 40 - n, 55) for n in found)
+    """The file of an evaluation in which so many of the 40 forged pixels are found."""
     names = np.array([f"{i:03}" for i in range(len(found))])
-    fields = np.array(Columns._fields)
-    np.savez(path, image_ids=names, columns=np.stack(columns), fields=fields, about="{}")
+    table, fields = np.stack(columns(np.array(found))), np.array(Columns._fields)
+    np.savez(path, image_ids=names, columns=table, fields=fields, about="{}")
     return path
 
 

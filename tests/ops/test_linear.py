@@ -15,10 +15,9 @@ from loupe.ops import linear
 from loupe.ops.linear import FastLinear, LinearBackend, use_fast_linear
 from tests.ops.test_backends import run_python
 
-needs_onednn = pytest.mark.skipif(
+pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN"
 )
-pytestmark = needs_onednn
 
 
 @pytest.fixture

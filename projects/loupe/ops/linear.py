@@ -121,9 +121,11 @@ def _processor_vendor() -> str:
     """`GenuineIntel`, `AuthenticAMD`, or what else the processor calls itself; empty: unknown."""
     description = Path("/proc/cpuinfo")
     if description.exists():
-        for line in description.read_text().splitlines():
-            if line.startswith("vendor_id"):
-                return line.partition(":")[2].strip()
+        # Line by line: the kernel takes long to write all of it on a machine of many cores.
+        with description.open() as lines:
+            for line in lines:
+                if line.startswith("vendor_id"):
+                    return line.partition(":")[2].strip()
     return platform.processor()
 
 
