@@ -96,13 +96,22 @@ def test_a_short_loader_is_an_error_and_not_a_smaller_step(folder):
         step.run(0)
 
 
-def test_bfloat16_autocast_runs_on_the_cpu_and_keeps_float32_weights(folder):
+def test_bfloat16_autocast_runs_on_the_cpu_and_keeps_float32_weights(folder, monkeypatch):
+    monkeypatch.setattr("loupe.trainer.step._has_bfloat16", lambda: True)
     trainer = LoupeTrainer(toy_config(folder, "SOLVER.AMP.ENABLED", True))
     seen = []
     trainer.model.segmenter.register_forward_hook(lambda *call: seen.append(call[2].dtype))
     trainer.train()
     assert set(seen) == {torch.bfloat16}
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+def test_a_cpu_without_bfloat16_trains_in_float32_and_says_so(folder, monkeypatch, caplog):
+    cfg = toy_config(folder, "SOLVER.AMP.ENABLED", True)
+    monkeypatch.setattr("loupe.trainer.step._has_bfloat16", lambda: False)
+    with caplog.at_level("WARNING"):
+        assert autocast_type(cfg) is None
+    assert "no bfloat16" in caplog.text
 
 
 def test_float16_on_the_cpu_is_an_error_that_names_the_remedy(folder):
