@@ -219,8 +219,8 @@ def load_into(
     Args:
         module: The model.
         weights: Its state dict.
-        new_parts: Parts (`segmenter`, ...) that may be absent from the file as a whole and then
-            keep their starting values: how a stage-1 checkpoint feeds stage 2.
+        new_parts: Parts (`segmenter`, or a longer path) that may be absent from the file as a whole
+            and then keep their starting values: how a stage-1 checkpoint feeds stage 2.
         source: Where the weights come from, for the message.
 
     Raises:
@@ -230,8 +230,10 @@ def load_into(
     unknown = [part for part in new_parts if not any(k.startswith(part + ".") for k in own)]
     if unknown:
         raise CheckpointError(f"MODEL.NEW_PARTS names {unknown}, which the model does not have")
-    absent = {part for part in new_parts if not any(k.startswith(part + ".") for k in weights)}
-    missing = [k for k in own if k not in weights and k.split(".")[0] not in absent]
+    absent = tuple(
+        part + "." for part in new_parts if not any(k.startswith(part + ".") for k in weights)
+    )
+    missing = [k for k in own if k not in weights and not k.startswith(absent)]
     unexpected = [k for k in weights if k not in own]
     misshapen = [
         f"{k} is {tuple(weights[k].shape)} in the file, {tuple(v.shape)} in the model"

@@ -61,7 +61,8 @@ def add_loupe_config(cfg: CfgNode) -> CfgNode:
     cfg.MODEL.PIXEL_STD = [127.5, 127.5, 127.5]
     # Parts that are not trained: any of "backbone", "classifier", "segmenter".
     cfg.MODEL.FREEZE = ["backbone"]
-    # Parts that may be missing from MODEL.WEIGHTS as a whole and then start afresh.
+    # Parts that may be missing from MODEL.WEIGHTS as a whole and then start afresh; a path below
+    # "backbone.vit" also from the encoder's own file.
     cfg.MODEL.NEW_PARTS = []
     _add_encoder(cfg)
     _add_classifier(cfg)
@@ -91,7 +92,8 @@ def _add_encoder(cfg: CfgNode) -> None:
     encoder.EMBED_DIM = 0
     encoder.NUM_HEADS = 0
     # "patch" = the published linear patch embedding; "forensic" = statistics of residuals and
-    # block spectra in its place, for small encoders trained from scratch.
+    # block spectra in its place, for small encoders trained from scratch; "forensic-jpeg" = these
+    # and the quantisation steps of earlier JPEGs.
     encoder.STEM = "patch"
 
 

@@ -17,7 +17,14 @@ from torch.nn import functional as F
 
 from loupe import Loupe, PerceptionEncoder
 from loupe.checkpoint import CheckpointError, to_released
-from loupe.modeling.stems import ForensicStem, ResidualBranch, SpectrumBranch, _relative
+from loupe.modeling.stems import (
+    STEPS,
+    ForensicStem,
+    QuantisationBranch,
+    ResidualBranch,
+    SpectrumBranch,
+    _relative,
+)
 
 CORE = timm.list_models("vit_pe_core_*")
 SPATIAL = timm.list_models("vit_pe_spatial_*")
@@ -200,9 +207,10 @@ def forensic(**sizes: int) -> PerceptionEncoder:
     return tiny(stem="forensic", overrides={**TINY, "patch_size": 16}, image_size=96, **sizes)
 
 
+@pytest.mark.parametrize("quantisation", [False, True])
 @pytest.mark.parametrize("patch_size", [8, 16, 32])
-def test_the_forensic_stem_has_the_patch_embeddings_grid(patch_size: int):
-    stem = ForensicStem(24, patch_size)
+def test_the_forensic_stem_has_the_patch_embeddings_grid(patch_size: int, quantisation: bool):
+    stem = ForensicStem(24, patch_size, quantisation)
     assert stem(torch.randn(2, 3, 96, 64)).shape == (2, 24, 96 // patch_size, 64 // patch_size)
 
 
@@ -251,6 +259,108 @@ def test_half_precision_does_not_blur_the_traces():
     with torch.autocast("cpu", torch.bfloat16):
         halved = branch._energies(images)[0]
     torch.testing.assert_close(halved, branch._energies(images)[0], rtol=0, atol=0)
+
+
+# ---- Quantisation
+
+
+def normalised(image: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 RGB -> (1, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)
+
+
+def textured(height: int, width: int) -> np.ndarray:
+    """A grey picture of all scales, far from both ends of the range."""
+    rng = np.random.default_rng(0)
+    noise = sum(
+        side * cv2.resize(rng.standard_normal((height // side, width // side)), (width, height))
+        for side in (1, 2, 4, 8)
+    )
+    grey = np.clip(128 + 12 * noise / noise.std(), 40, 215).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def excess_of(image: np.ndarray) -> Tensor:
+    """(h, w) of the blocks: all coefficients and steps together."""
+    excess, spread, _ = QuantisationBranch(8, 8)._excess(normalised(image))
+    return excess.sum(dim=(1, 2))[0] / (spread.sum(dim=(1, 2))[0] + 1).sqrt()
+
+
+def test_the_step_of_a_jpeg_leaves_a_period_and_others_do_not():
+    picture = textured(128, 128)
+    # Quality 50 divides the coefficient (0, 1) by 11, (2, 0) by 14 (luma table of the standard).
+    _, _, period = QuantisationBranch(8, 8)._excess(normalised(as_jpeg(picture, 50)))
+    _, _, untouched = QuantisationBranch(8, 8)._excess(normalised(picture))
+    eleven, thirteen = STEPS.index(11), STEPS.index(13)
+    assert period[0, 0, eleven] > 0.9
+    assert period[0, 0, thirteen] < 0.5
+    assert untouched[0, 0, eleven].abs() < 0.3
+
+
+def test_a_region_moved_off_the_grid_of_blocks_lacks_the_period():
+    image = as_jpeg(textured(192, 192), 60)
+    image[64:128, 64:128] = as_jpeg(textured(192, 192), 60)[3:67, 5:69]
+    excess = excess_of(image)
+    inside = torch.zeros_like(excess, dtype=torch.bool)
+    inside[8:16, 8:16] = True
+    assert excess[inside].mean() < excess[~inside].mean() - 3 * excess[~inside].std()
+
+
+def test_the_period_survives_a_second_jpeg_of_higher_quality():
+    image = as_jpeg(textured(192, 192), 60)
+    image[64:128, 64:128] = textured(192, 192)[3:67, 5:69]
+    excess = excess_of(as_jpeg(image, 92))
+    inside = torch.zeros_like(excess, dtype=torch.bool)
+    inside[8:16, 8:16] = True
+    assert excess[inside].mean() < excess[~inside].mean() - excess[~inside].std()
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_a_block_with_a_clipped_pixel_counts_for_nothing(level: int):
+    image = as_jpeg(textured(64, 64), 60)
+    image[20, 20] = level
+    excess, spread, _ = QuantisationBranch(8, 8)._excess(normalised(image))
+    assert not excess[..., 2, 2].any()
+    assert not spread[..., 2, 2].any()
+    assert spread[..., 3, 3].any()
+
+
+def test_blocks_that_reach_into_padding_do_not_count():
+    image = normalised(as_jpeg(textured(64, 72), 60))
+    branch = QuantisationBranch(8, 16)
+    _, _, whole_blocks = branch._excess(image[..., :56, :64])
+    _, _, period = branch._excess(F.pad(image[..., :60, :68], (0, 28, 0, 20)))
+    torch.testing.assert_close(period, whole_blocks)
+
+
+def test_the_quantisation_branch_is_silent_at_first_and_then_learns():
+    stem, plain = ForensicStem(24, 16, quantisation=True), ForensicStem(24, 16)
+    plain.load_state_dict(stem.state_dict(), strict=False)
+    images = normalised(as_jpeg(textured(64, 64), 60))
+    torch.testing.assert_close(stem(images), plain(images))
+    stem(images).square().sum().backward()
+    assert stem.quantisation.tokens[-1].weight.grad.any()
+
+
+def test_an_encoder_takes_over_one_without_the_branch_if_that_is_declared_new(
+    build: Callable[..., Loupe], tmp_path: Path
+):
+    path = tmp_path / "encoder.safetensors"
+    save_file(forensic().vit.state_dict(), path)
+    options = [
+        *("MODEL.PERCEPTION_ENCODER.PATCH_SIZE", 16, "INPUT.SIZE", 96),
+        *("MODEL.PERCEPTION_ENCODER.STEM", "forensic-jpeg"),
+        *("MODEL.PERCEPTION_ENCODER.WEIGHTS", str(path)),
+    ]
+    new = ["backbone.vit.patch_embed.proj.quantisation"]
+    build(*options, "MODEL.NEW_PARTS", new)
+    with pytest.raises(CheckpointError, match=r"missing: patch_embed\.proj\.quantisation"):
+        build(*options)
 
 
 # ---- Files

@@ -4,6 +4,7 @@ A data set is named `synthetic://SPLIT?size=S&seed=N&count=M`, SPLIT being train
 perhaps with
 
 - `&difficulty=D`, 0 to 100 per cent (100 by default, see `make_forgery`);
+- `&uncropped=U`, per cent of hosts whose JPEG blocks start at the image's corner (0 by default);
 - `&techniques=splice+splice+copy-move`, those to take in turn, instead of all;
 - `&without=removal+generated`, those to leave out;
 - `&photographs=PATH`, further photographs: a folder, or a manifest, of which the authentic ones
@@ -27,7 +28,7 @@ from loupe.data.photographs import SPLITS, gather_photographs
 from loupe.data.synthetic import AUTHENTIC, TECHNIQUES, SyntheticSample, make_forgery
 
 SCHEME = "synthetic://"
-_NUMBERS = {"size": 256, "seed": 0, "difficulty": 100}
+_NUMBERS = {"size": 256, "seed": 0, "difficulty": 100, "uncropped": 0}
 _WORDS = ("techniques", "without", "photographs")
 
 
@@ -36,7 +37,7 @@ class _Name(NamedTuple):
 
     Attributes:
         split: one of SPLITS.
-        numbers: size, seed, difficulty, and count or index.
+        numbers: size, seed, difficulty, uncropped, and count or index.
         techniques: those to take in turn.
         photographs: further ones, a folder or a manifest; "" = none.
     """
@@ -91,6 +92,7 @@ def make_sample(
     difficulty: int = 100,
     techniques: Sequence[str] = TECHNIQUES,
     photographs: str = "",
+    uncropped: int = 0,
 ) -> SyntheticSample:
     """The sample with that index: a pure function of its arguments.
 
@@ -102,6 +104,7 @@ def make_sample(
         difficulty: 0 to 100, see `make_forgery`.
         techniques: those of the stream, in turn.
         photographs: a folder or a manifest of further ones.
+        uncropped: 0 to 100, see `make_forgery`.
 
     Raises:
         DatasetError: the further photographs cannot be read.
@@ -115,6 +118,7 @@ def make_sample(
         (technique,),
         forged=technique != AUTHENTIC,
         difficulty=difficulty / 100,
+        uncropped=uncropped / 100,
     )
 
 
@@ -134,6 +138,7 @@ def render(name: str) -> tuple[np.ndarray, np.ndarray]:
         numbers["difficulty"],
         parsed.techniques,
         parsed.photographs,
+        numbers["uncropped"],
     )
     return sample.image, sample.mask.astype(np.float32)
 

@@ -5,6 +5,8 @@ B images, C channels, H W pixels, h w patches, N tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import timm
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -16,6 +18,9 @@ from loupe.checkpoint import encoder_weights, load_into
 from loupe.modeling.stems import ForensicStem
 
 FAMILIES = ("vit_pe_core_", "vit_pe_spatial_")
+# How names of the ViT's parts begin in the whole model.
+VIT = "backbone.vit."
+STEMS = ("patch", "forensic", "forensic-jpeg")
 
 
 class PerceptionEncoder(Backbone):
@@ -27,8 +32,9 @@ class PerceptionEncoder(Backbone):
             Any other grid is accepted at run time (the table is then resized by timm).
         weights: "" = random, "hub" = timm's published weights, else a file (see
             `loupe.checkpoint.encoder_weights`).
-        stem: "patch" or "forensic" (see `ForensicStem`).
+        stem: one of STEMS (see `ForensicStem`).
         depth: Number of blocks kept, from the first; 0 = all.
+        new_parts: Parts of the ViT that may be missing from the file of weights as a whole.
         overrides: timm arguments that differ from the published model (`patch_size`, `embed_dim`,
             `num_heads`).
 
@@ -45,6 +51,7 @@ class PerceptionEncoder(Backbone):
         weights: str = "",
         stem: str = "patch",
         depth: int = 0,
+        new_parts: Sequence[str] = (),
         overrides: dict[str, int] | None = None,
     ) -> None:
         super().__init__()
@@ -69,12 +76,17 @@ class PerceptionEncoder(Backbone):
         self.patch_size: int = self.vit.patch_embed.patch_size[0]
         self.embed_dim: int = self.vit.embed_dim
         self.grid_size: tuple[int, int] = self.vit.patch_embed.grid_size
-        if stem == "forensic":
-            self.vit.patch_embed.proj = ForensicStem(self.embed_dim, self.patch_size)
-        elif stem != "patch":
-            raise ValueError(f"MODEL.PERCEPTION_ENCODER.STEM is {stem!r}; use patch or forensic")
+        if stem not in STEMS:
+            raise ValueError(
+                f"MODEL.PERCEPTION_ENCODER.STEM is {stem!r}; use one of {', '.join(STEMS)}"
+            )
+        if stem != "patch":
+            self.vit.patch_embed.proj = ForensicStem(
+                self.embed_dim, self.patch_size, quantisation=stem == "forensic-jpeg"
+            )
         if weights not in ("", "hub"):
-            load_into(self.vit, encoder_weights(weights, self.vit), source=weights)
+            found = encoder_weights(weights, self.vit)
+            load_into(self.vit, found, new_parts=new_parts, source=weights)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
@@ -94,6 +106,9 @@ class PerceptionEncoder(Backbone):
             else encoder.WEIGHTS,
             "stem": encoder.STEM,
             "depth": encoder.DEPTH,
+            "new_parts": [
+                part.removeprefix(VIT) for part in cfg.MODEL.NEW_PARTS if part.startswith(VIT)
+            ],
             "overrides": {key: value for key, value in overrides.items() if value},
         }
 

@@ -29,6 +29,17 @@ LUMA = (0.299, 0.587, 0.114)
 ENERGY_FLOOR = 0.002
 
 
+# Quantisation: the coefficients asked (the lower ones, others are mostly zero) and the steps tried.
+HIGHEST_FREQUENCY = 6
+STEPS = (*range(2, 17), *range(18, 33, 2))
+# Beyond this a normalised pixel has the lowest or highest level.
+CLIPPED = 0.996
+# So many coefficients of no period stand beside those of an image, lest few decide.
+PRIOR_COUNT = 8.0
+# Sides of the neighbourhoods, in blocks, over which coefficients are judged together.
+NEIGHBOURHOODS = (3, 7, 13)
+
+
 class ForensicStem(nn.Module):
     """Local statistics of residuals and block spectra in place of the patch embedding.
 
@@ -39,9 +50,10 @@ class ForensicStem(nn.Module):
     Args:
         embed_dim: Width of the tokens.
         patch_size: 8, 16 or 32.
+        quantisation: Also look for the steps of earlier JPEGs.
     """
 
-    def __init__(self, embed_dim: int, patch_size: int) -> None:
+    def __init__(self, embed_dim: int, patch_size: int, quantisation: bool = False) -> None:
         super().__init__()
         if patch_size not in (8, 16, 32):
             raise ValueError(
@@ -50,6 +62,7 @@ class ForensicStem(nn.Module):
             )
         self.residuals = ResidualBranch(embed_dim, patch_size)
         self.spectrum = SpectrumBranch(embed_dim, patch_size)
+        self.quantisation = QuantisationBranch(embed_dim, patch_size) if quantisation else None
         self.patch_valid: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,7 +72,8 @@ class ForensicStem(nn.Module):
         out of the statistics of the image.
         """
         valid = self.patch_valid
-        return self.residuals(images, valid) + self.spectrum(images, valid)
+        tokens = self.residuals(images, valid) + self.spectrum(images, valid)
+        return tokens if self.quantisation is None else tokens + self.quantisation(images)
 
 
 class ResidualBranch(nn.Module):
@@ -127,8 +141,7 @@ class SpectrumBranch(nn.Module):
     @torch.no_grad()
     def _energies(self, images: Tensor, valid: Tensor | None) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
-            weights = torch.tensor(LUMA, device=images.device)[:, None, None]
-            luma = (images.float() * weights).sum(dim=1, keepdim=True)
+            luma = _luma(images)
             half = BLOCK // 2
             shifted = F.pad(luma[..., half:, half:], (0, half, 0, half), mode="replicate")
             features = []
@@ -138,6 +151,113 @@ class SpectrumBranch(nn.Module):
                 zeros = F.avg_pool2d(_normalised_log(size), self.blocks)
                 features += [mean, zeros, _relative(mean, valid)]
             return torch.cat(features, dim=1)
+
+
+class QuantisationBranch(nn.Module):
+    """Steps of the JPEGs that the image went through, and the places that do not share them.
+
+    A coefficient that was once quantised by a step q lies near its multiples, so that
+    cos(2 pi c / q) is near 1. Its mean over the image, the characteristic function of the
+    coefficient's distribution at 1 / q, is the image's *period*: above 0 for the steps of its
+    JPEGs, below for what the shape of the distribution explains. A region from elsewhere, or moved
+    off the grid of blocks, does not share it (double quantisation: Lin et al. 2009). The cosine
+    less its mean, times the period, says how much more or less periodic a place is than the image.
+
+    Blocks with a clipped pixel count for nothing: clipping moves their coefficients, so that bright
+    skies look foreign. Nor do those with padding, which is exactly 0, as no level of 8 bits is.
+    """
+
+    def __init__(self, embed_dim: int, patch_size: int) -> None:
+        super().__init__()
+        low = [
+            BLOCK * v + u - 1
+            for v in range(BLOCK)
+            for u in range(BLOCK)
+            if 0 < u + v <= HIGHEST_FREQUENCY
+        ]
+        self.blocks = patch_size // BLOCK
+        self.register_buffer("kernels", _cosine_kernels()[low], persistent=False)
+        steps = torch.tensor(STEPS, dtype=torch.float32)[:, None, None]
+        self.register_buffer("steps", steps, persistent=False)
+        # Of all periods and of those above 0.
+        channels = 2 * (len(low) + len(STEPS) + 2 * len(NEIGHBOURHOODS))
+        self.places = nn.Conv2d(channels, embed_dim, 1)
+        self.image = nn.Linear(len(low) * len(STEPS), embed_dim)
+        self.tokens = nn.Sequential(
+            nn.GELU(),
+            nn.Conv2d(embed_dim, embed_dim, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(embed_dim, embed_dim, 1),
+        )
+        # Silent at first, so that an encoder trained without it can learn to hear it.
+        nn.init.zeros_(self.tokens[-1].weight)
+        nn.init.zeros_(self.tokens[-1].bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], padding 0 -> (B, C, h, w)."""
+        places, period = self._statistics(images)
+        return self.tokens(self.places(places) + self.image(period)[:, :, None, None])
+
+    @torch.no_grad()
+    def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Excess of each place (B, S, h, w); period of each coefficient and step (B, P)."""
+        with torch.autocast(images.device.type, enabled=False):
+            excess, spread, period = self._excess(images.float())
+            above = (period > 0).float()
+            features = [
+                *self._sums(excess, spread),
+                *self._sums(excess * above, spread * above),
+            ]
+            return torch.cat(features, dim=1), period.flatten(1)
+
+    def _excess(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of blocks (B, F, Q, h, w) by coefficient and step: excess, its variance, the period."""
+        coefficients = F.conv2d(127.5 * _luma(images), self.kernels, stride=BLOCK)[:, :, None]
+        unusable = ((images.abs() > CLIPPED) | (images == 0)).any(dim=1, keepdim=True)
+        usable = 1 - F.max_pool2d(unusable.float(), BLOCK)
+        # What a step makes zero has every period, and says nothing.
+        weight = (coefficients.abs() > 0.5 * self.steps) * usable[:, :, None]
+        wave = torch.cos(coefficients * (2 * math.pi / self.steps)) * weight
+        count = weight.sum(dim=(3, 4), keepdim=True)
+        total = wave.sum(dim=(3, 4), keepdim=True)
+        period = total / (count + PRIOR_COUNT)
+        # Less what chance gives (a cosine's variance is a half), which is nothing to go by.
+        chance = 0.5 / (count + PRIOR_COUNT)
+        period = period * (1 - chance / period.square().clamp(min=1e-9)).clamp(min=0)
+        excess = (wave - weight * total / count.clamp(min=1)) * period
+        return excess, weight * period.square(), period
+
+    def _sums(self, excess: Tensor, spread: Tensor) -> list[Tensor]:
+        """Over steps, over coefficients, and over both in neighbourhoods of several sizes."""
+        features = [
+            _surprise(excess.sum(dim), spread.sum(dim), self.blocks, self.blocks) for dim in (2, 1)
+        ]
+        excess = excess.sum(dim=(1, 2))[:, None]
+        spread = spread.sum(dim=(1, 2))[:, None]
+        for side in NEIGHBOURHOODS:
+            features.append(_surprise(excess, spread, side, self.blocks))
+            near = F.avg_pool2d(spread, side, 1, side // 2, count_include_pad=False)
+            features.append(F.avg_pool2d(torch.log1p(near), self.blocks))
+        return features
+
+
+def _surprise(excess: Tensor, spread: Tensor, side: int, blocks: int) -> Tensor:
+    """Excess in standard deviations over `side` x `side` blocks, averaged over patches.
+
+    Where `side` is that of a patch, patches themselves are the neighbourhoods.
+    """
+    stride = side if side == blocks else 1
+    near, spread = (
+        side * side * F.avg_pool2d(value, side, stride, (side - stride) // 2)
+        for value in (excess, spread)
+    )
+    surprise = near / (spread + 1.0).sqrt()
+    return surprise if side == blocks else F.avg_pool2d(surprise, blocks)
+
+
+def _luma(images: Tensor) -> Tensor:
+    weights = torch.tensor(LUMA, device=images.device)[:, None, None]
+    return (images.float() * weights).sum(dim=1, keepdim=True)
 
 
 def _cosine_kernels() -> Tensor:

@@ -84,6 +84,8 @@ def process_group(
         _create_local_group(local_size)
         comm.synchronize()
         yield
+        # All leave together: to one that still reads, the end of another is an error of its own.
+        comm.synchronize()
     finally:
         dist.destroy_process_group()
 

@@ -53,6 +53,7 @@ def make_forgery(
     techniques: Sequence[str] = TECHNIQUES,
     forged: bool | None = None,
     difficulty: float = 1.0,
+    uncropped: float = 0.0,
 ) -> SyntheticSample:
     """Makes one image, forged or authentic.
 
@@ -64,6 +65,7 @@ def make_forgery(
         forged: whether to forge; None = a coin decides.
         difficulty: share of the draws (of camera, content, processing) from the whole range; the
             others leave strong traces, for models that must learn something within minutes.
+        uncropped: share of hosts whose JPEG blocks start at the image's corner (`take_host`).
 
     Raises:
         ValueError: a technique is unknown, or the size is too small.
@@ -79,7 +81,7 @@ def make_forgery(
     # Rescaling the finished image is a part of its history: draw it before, to end at `size`.
     rescaled = rng.random() < 0.2 * difficulty
     drawn_size = round(size / rng.uniform(0.75, 1.3)) if rescaled else size
-    host, index = take_host(rng, photographs, drawn_size, difficulty)
+    host, index = take_host(rng, photographs, drawn_size, difficulty, uncropped)
     mask = np.zeros(host.shape[:2], dtype=bool)
     image = host
     if technique != AUTHENTIC:

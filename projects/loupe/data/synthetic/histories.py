@@ -28,14 +28,38 @@ _POST_SHARES = np.array([0.08, 0.06, 0.08, 0.08, 0.5])
 
 
 def take_host(
-    rng: np.random.Generator, photographs: Sequence[np.ndarray], size: int, difficulty: float
+    rng: np.random.Generator,
+    photographs: Sequence[np.ndarray],
+    size: int,
+    difficulty: float,
+    uncropped: float = 0.0,
 ) -> tuple[np.ndarray, int]:
-    """The image before the forgery, (size, size, 3) uint8, and its photograph's index."""
+    """The image before the forgery, (size, size, 3) uint8, and its photograph's index.
+
+    Args:
+        rng: source of all randomness.
+        photographs: (H, W, 3) uint8.
+        size: side of the image.
+        difficulty: share of hosts of any kind.
+        uncropped: share of hosts that were stored as JPEG and not cropped since, so that their
+            blocks start at the image's corner, as those of most files do.
+    """
     index = int(rng.integers(len(photographs)))
     photograph = photographs[index]
+    if uncropped and rng.random() < uncropped:
+        return _take_uncropped(rng, photograph, size, difficulty), index
     if rng.random() < _AS_IS_SHARE * difficulty and min(photograph.shape[:2]) >= size:
         return take_as_is(rng, photograph, size, aligned=bool(rng.random() < 0.5)), index
     return take_photograph(rng, photograph, size, draw_camera(rng, difficulty)), index
+
+
+def _take_uncropped(
+    rng: np.random.Generator, photograph: np.ndarray, size: int, difficulty: float
+) -> np.ndarray:
+    if rng.random() < _AS_IS_SHARE and min(photograph.shape[:2]) >= size:
+        return take_as_is(rng, photograph, size, aligned=True)
+    camera = draw_camera(rng, difficulty)._replace(quality=None)
+    return draw_jpeg(rng, take_photograph(rng, photograph, size, camera), 60, 98)
 
 
 def take_as_is(
