@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Two classical detectors as predictions that `tools/score.py` reads: what learning must beat.
+"""Three classical detectors as predictions that `tools/score.py` reads: what learning must beat.
 
     benchmarks/classical_detectors.py ela   DATASET --output FOLDER
     benchmarks/classical_detectors.py noise DATASET --output FOLDER
+    benchmarks/classical_detectors.py steps DATASET --output FOLDER
 
 ela (error level analysis, Krawetz 2007): |image - the image as JPEG of quality 90|, mean over the
 channels, blurred by a 9 x 9 box, divided by its highest value.
@@ -11,8 +12,12 @@ noise (noise inconsistency, after Mahdian and Saic 2009): the standard deviation
 high-pass residual of luma in blocks of 8 x 8, estimated from the median of its absolute values; its
 logarithm's distance from the image's median block, blurred over 3 x 3 blocks.
 
-An image's score is its map's 99th percentile less its median. Both train on nothing, so that
-anybody gets the same maps.
+steps (quantisation): how little a place has the periods of the image's own JPEGs, in deviations
+over 7 x 7 blocks; the raw statistic that `STEM: forensic-jpeg` learns from, so that it says what
+learning adds.
+
+An image's score is its map's 99th percentile less its median; of steps its highest value, which
+is calibrated. They train on nothing, so that anybody gets the same maps.
 """
 
 from __future__ import annotations
@@ -20,13 +25,17 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from loupe.data.catalog import load_dataset
 from loupe.data.decoding import read_image
+from loupe.modeling.stems import QuantisationBranch
 
 QUALITY = 90
 BOX = 9
@@ -35,6 +44,8 @@ BLOCK = 8
 NOISE_FLOOR = 0.25
 # A factor of about 20 between noise levels is certain.
 LARGEST_DISTANCE = 3.0
+# Neighbouring blocks are alike, so that deviations of 7 blocks by 7 reach this far.
+FOREIGN_DEVIATIONS = 20.0
 
 
 def error_levels(image: np.ndarray) -> np.ndarray:
@@ -65,7 +76,32 @@ def noise_levels(image: np.ndarray) -> np.ndarray:
     return cv2.resize(scaled, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
 
-DETECTORS = {"ela": error_levels, "noise": noise_levels}
+def missing_steps(image: np.ndarray) -> np.ndarray:
+    """Map (H, W) float32 in [0, 1] of an image (H, W, 3) uint8 RGB."""
+    pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    height, width = (-(-side // 8) * 8 for side in image.shape[:2])
+    pixels = F.pad(pixels, (0, width - image.shape[1], 0, height - image.shape[0]))
+    excess, variance, period = QuantisationBranch(8, 8).excess(pixels)
+    near, spread = (
+        49 * F.avg_pool2d((value * (period > 0)).sum(dim=(1, 2))[:, None], 7, 1, 3)
+        for value in (excess, variance)
+    )
+    foreign = (-near / (spread + 1).sqrt() / FOREIGN_DEVIATIONS).clamp(0, 1)
+    levels = F.interpolate(foreign, (height, width), mode="bilinear")[0, 0].numpy()
+    return levels[: image.shape[0], : image.shape[1]]
+
+
+def contrast(levels: np.ndarray) -> float:
+    """99th percentile less median."""
+    high, middle = np.percentile(levels, [99, 50])
+    return float(high - middle)
+
+
+DETECTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], float]]] = {
+    "ela": (error_levels, contrast),
+    "noise": (noise_levels, contrast),
+    "steps": (missing_steps, lambda levels: float(levels.max())),
+}
 
 
 def main() -> int:
@@ -77,17 +113,17 @@ def main() -> int:
     parser.add_argument("dataset", help="manifest, folder in a known format, or catalogue name")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
+    draw, judge = DETECTORS[arguments.detector]
     (arguments.output / "maps").mkdir(parents=True)
     with open(arguments.output / "predictions.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("file", "probability", "error"))
         for entry in load_dataset(arguments.dataset):
-            levels = DETECTORS[arguments.detector](read_image(entry["file_name"]))
-            high, middle = np.percentile(levels, [99, 50])
+            levels = draw(read_image(entry["file_name"]))
             name = Path(entry["file_name"]).name
             pixels = (255 * levels).round().astype(np.uint8)
             cv2.imwrite(str(arguments.output / "maps" / f"{Path(name).stem}.png"), pixels)
-            writer.writerow((name, f"{high - middle:.6f}", ""))
+            writer.writerow((name, f"{judge(levels):.6f}", ""))
     return 0
 
 

@@ -287,15 +287,15 @@ def textured(height: int, width: int) -> np.ndarray:
 
 def excess_of(image: np.ndarray) -> Tensor:
     """(h, w) of the blocks: all coefficients and steps together."""
-    excess, spread, _ = QuantisationBranch(8, 8)._excess(normalised(image))
+    excess, spread, _ = QuantisationBranch(8, 8).excess(normalised(image))
     return excess.sum(dim=(1, 2))[0] / (spread.sum(dim=(1, 2))[0] + 1).sqrt()
 
 
 def test_the_step_of_a_jpeg_leaves_a_period_and_others_do_not():
     picture = textured(128, 128)
     # Quality 50 divides the coefficient (0, 1) by 11, (2, 0) by 14 (luma table of the standard).
-    _, _, period = QuantisationBranch(8, 8)._excess(normalised(as_jpeg(picture, 50)))
-    _, _, untouched = QuantisationBranch(8, 8)._excess(normalised(picture))
+    _, _, period = QuantisationBranch(8, 8).excess(normalised(as_jpeg(picture, 50)))
+    _, _, untouched = QuantisationBranch(8, 8).excess(normalised(picture))
     eleven, thirteen = STEPS.index(11), STEPS.index(13)
     assert period[0, 0, eleven] > 0.9
     assert period[0, 0, thirteen] < 0.5
@@ -324,7 +324,7 @@ def test_the_period_survives_a_second_jpeg_of_higher_quality():
 def test_a_block_with_a_clipped_pixel_counts_for_nothing(level: int):
     image = as_jpeg(textured(64, 64), 60)
     image[20, 20] = level
-    excess, spread, _ = QuantisationBranch(8, 8)._excess(normalised(image))
+    excess, spread, _ = QuantisationBranch(8, 8).excess(normalised(image))
     assert not excess[..., 2, 2].any()
     assert not spread[..., 2, 2].any()
     assert spread[..., 3, 3].any()
@@ -333,8 +333,8 @@ def test_a_block_with_a_clipped_pixel_counts_for_nothing(level: int):
 def test_blocks_that_reach_into_padding_do_not_count():
     image = normalised(as_jpeg(textured(64, 72), 60))
     branch = QuantisationBranch(8, 16)
-    _, _, whole_blocks = branch._excess(image[..., :56, :64])
-    _, _, period = branch._excess(F.pad(image[..., :60, :68], (0, 28, 0, 20)))
+    _, _, whole_blocks = branch.excess(image[..., :56, :64])
+    _, _, period = branch.excess(F.pad(image[..., :60, :68], (0, 28, 0, 20)))
     torch.testing.assert_close(period, whole_blocks)
 
 

@@ -202,7 +202,7 @@ class QuantisationBranch(nn.Module):
     def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Excess of each place (B, S, h, w); period of each coefficient and step (B, P)."""
         with torch.autocast(images.device.type, enabled=False):
-            excess, spread, period = self._excess(images.float())
+            excess, spread, period = self.excess(images.float())
             above = (period > 0).float()
             features = [
                 *self._sums(excess, spread),
@@ -210,8 +210,16 @@ class QuantisationBranch(nn.Module):
             ]
             return torch.cat(features, dim=1), period.flatten(1)
 
-    def _excess(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of blocks (B, F, Q, h, w) by coefficient and step: excess, its variance, the period."""
+    def excess(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How periodic each block is beside the image, by coefficient and step.
+
+        Args:
+            images: (B, 3, H, W) float32 in [-1, 1], padding 0.
+
+        Returns:
+            Excess and its variance (but for a factor), (B, F, Q, H / 8, W / 8), and the image's
+            period, (B, F, Q, 1, 1) in [-1, 1].
+        """
         coefficients = F.conv2d(127.5 * _luma(images), self.kernels, stride=BLOCK)[:, :, None]
         unusable = ((images.abs() > CLIPPED) | (images == 0)).any(dim=1, keepdim=True)
         usable = 1 - F.max_pool2d(unusable.float(), BLOCK)
