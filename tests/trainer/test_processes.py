@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from loupe.trainer import launch
-from tests.trainer.toy import train_and_save
+from tests.trainer.toy import leave_in_turn, train_and_save
 
 ROOT = Path(__file__).parents[2]
 
@@ -79,6 +79,20 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_its_images(fold
     assert messages[0] == messages[1]
     assert "process 1: " in messages[0]
     assert "process 0: " not in messages[0]
+
+
+@pytest.mark.slow
+def test_no_process_leaves_while_another_still_works(tmp_path):
+    arguments = Namespace(
+        num_gpus=2,
+        num_machines=1,
+        machine_rank=0,
+        dist_url=f"tcp://127.0.0.1:{free_port()}",
+        folder=str(tmp_path),
+    )
+    launch(leave_in_turn, arguments)
+    left, done = (float((tmp_path / name).read_text()) for name in ("left0.txt", "done1.txt"))
+    assert left >= done
 
 
 def test_more_processes_than_images_in_a_batch_are_an_error(folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.distributed as dist
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
@@ -118,6 +120,20 @@ def train_and_save(arguments: Namespace) -> None:
         return
     state = {"model": trainer.checkpointer.model.state_dict(), "exchanges": len(exchanges)}
     torch.save(state, folder / f"rank{comm.get_rank()}of{comm.get_world_size()}.pth")
+
+
+def leave_in_turn(arguments: Namespace) -> None:
+    """Entry point of a process: the second works longer; both note when they end and leave."""
+    folder, rank = Path(arguments.folder), comm.get_rank()
+    leave = dist.destroy_process_group
+
+    def note_and_leave() -> None:
+        (folder / f"left{rank}.txt").write_text(str(time.time()))
+        leave()
+
+    dist.destroy_process_group = note_and_leave
+    time.sleep(1.5 * rank)
+    (folder / f"done{rank}.txt").write_text(str(time.time()))
 
 
 def count_exchanges(model: nn.Module) -> list[int]:

@@ -84,7 +84,7 @@ def process_group(
         _create_local_group(local_size)
         comm.synchronize()
         yield
-        # All leave together: to one that still reads, the end of another is an error of its own.
+        # One that leaves early closes its connections, on which another may still depend.
         comm.synchronize()
     finally:
         dist.destroy_process_group()
