@@ -223,10 +223,12 @@ def autocast_type(cfg: CfgNode) -> torch.dtype | None:
 
 
 def _has_bfloat16() -> bool:
-    """Whether the processor computes in bfloat16; True where oneDNN, which knows, is missing."""
-    if not torch.backends.mkldnn.is_available():
-        return True
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    """Whether the processor multiplies in bfloat16; True where nothing is known of it."""
+    # PyTorch 2.12 tells it.
+    ask = getattr(torch.cpu, "get_capabilities", dict)
+    found = ask()
+    known = [found[name] for name in ("avx512_bf16", "amx_bf16") if name in found]
+    return any(known) or not known
 
 
 def _is_distributed(model: nn.Module) -> bool:
