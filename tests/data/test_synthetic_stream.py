@@ -69,6 +69,15 @@ def test_difficulty_is_a_part_of_the_streams_name():
     assert (easy != hard).any()
 
 
+def test_uncropped_hosts_are_a_part_of_the_streams_name_and_none_is_the_default():
+    name = "synthetic://test?size=48&index=0"
+    images = [render(name + option)[0] for option in ("", "&uncropped=0", "&uncropped=100")]
+    np.testing.assert_array_equal(images[0], images[1])
+    assert (images[0] != images[2]).any()
+    listed = list_synthetic("synthetic://test?size=48&count=1&uncropped=100")[0]["file_name"]
+    np.testing.assert_array_equal(render(listed)[0], images[2])
+
+
 def test_listed_names_render_what_the_listing_says(folder):
     options = f"size=48&seed=2&count=8&difficulty=50&without=removal+generated&photographs={folder}"
     for entry in list_synthetic(f"synthetic://test?{options}"):

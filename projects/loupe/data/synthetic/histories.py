@@ -40,9 +40,9 @@ def take_host(
         rng: source of all randomness.
         photographs: (H, W, 3) uint8.
         size: side of the image.
-        difficulty: share of hosts of any kind.
-        uncropped: share of hosts that were stored as JPEG and not cropped since, so that their
-            blocks start at the image's corner, as those of most files do.
+        difficulty: share of hosts of any kind; the others leave strong traces.
+        uncropped: share of hosts whose blocks start at the image's corner, as those of most files
+            do: windows of the photograph as it is, or stored as JPEG, half and half.
     """
     index = int(rng.integers(len(photographs)))
     photograph = photographs[index]
