@@ -93,7 +93,8 @@ def _add_encoder(cfg: CfgNode) -> None:
     encoder.NUM_HEADS = 0
     # "patch" = the published linear patch embedding; "forensic" = statistics of residuals and
     # block spectra in its place, for small encoders trained from scratch; "forensic-jpeg" = these
-    # and the quantisation steps of earlier JPEGs.
+    # and the quantisation steps of earlier JPEGs, which need pixels as they were stored: RESIZE
+    # native, and images within INPUT.SIZE.
     encoder.STEM = "patch"
 
 

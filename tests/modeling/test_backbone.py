@@ -286,14 +286,14 @@ def textured(height: int, width: int) -> np.ndarray:
 
 
 def excess_of(image: np.ndarray) -> Tensor:
-    """(h, w) of the blocks: all coefficients and steps together."""
-    excess, spread, _ = QuantisationBranch(8, 8).excess(normalised(image))
-    return excess.sum(dim=(1, 2))[0] / (spread.sum(dim=(1, 2))[0] + 1).sqrt()
+    """(h, w) of the blocks, in standard deviations, of all periods."""
+    excess, variance, _ = QuantisationBranch(8, 8).excess(normalised(image))
+    return excess[0, 0] / (variance[0, 0] + 1).sqrt()
 
 
 def test_the_step_of_a_jpeg_leaves_a_period_and_others_do_not():
     picture = textured(128, 128)
-    # Quality 50 divides the coefficient (0, 1) by 11, (2, 0) by 14 (luma table of the standard).
+    # Quality 50 divides the first coefficient by 11 (luma table of the standard).
     _, _, period = QuantisationBranch(8, 8).excess(normalised(as_jpeg(picture, 50)))
     _, _, untouched = QuantisationBranch(8, 8).excess(normalised(picture))
     eleven, thirteen = STEPS.index(11), STEPS.index(13)
@@ -324,10 +324,10 @@ def test_the_period_survives_a_second_jpeg_of_higher_quality():
 def test_a_block_with_a_clipped_pixel_counts_for_nothing(level: int):
     image = as_jpeg(textured(64, 64), 60)
     image[20, 20] = level
-    excess, spread, _ = QuantisationBranch(8, 8).excess(normalised(image))
+    excess, variance, _ = QuantisationBranch(8, 8).excess(normalised(image))
     assert not excess[..., 2, 2].any()
-    assert not spread[..., 2, 2].any()
-    assert spread[..., 3, 3].any()
+    assert not variance[..., 2, 2].any()
+    assert variance[..., 3, 3].all()
 
 
 def test_blocks_that_reach_into_padding_do_not_count():
@@ -336,6 +336,31 @@ def test_blocks_that_reach_into_padding_do_not_count():
     _, _, whole_blocks = branch.excess(image[..., :56, :64])
     _, _, period = branch.excess(F.pad(image[..., :60, :68], (0, 28, 0, 20)))
     torch.testing.assert_close(period, whole_blocks)
+
+
+def test_padding_does_not_change_what_the_branch_sees_of_an_image():
+    image = normalised(as_jpeg(textured(64, 96), 60))
+    branch = QuantisationBranch(8, 16)
+    alone, _ = branch.statistics(image)
+    padded, _ = branch.statistics(F.pad(image, (0, 64, 0, 32)))
+    torch.testing.assert_close(padded[..., :4, :6], alone, rtol=0, atol=1e-4)
+
+
+def test_periods_below_zero_do_not_enter_the_sums_of_those_above():
+    excess, variance, period = QuantisationBranch(8, 8).excess(normalised(textured(128, 128)))
+    assert (period < 0).any()
+    assert (variance[:, 1] <= variance[:, 0]).all()
+    assert not torch.equal(excess[:, 1], excess[:, 0])
+
+
+@pytest.mark.parametrize("key", ["PIXEL_MEAN", "PIXEL_STD"])
+def test_the_jpeg_stem_refuses_pixels_of_another_scale(build: Callable[..., Loupe], key: str):
+    with pytest.raises(ValueError, match=rf"MODEL\.{key} .*128.*127\.5"):
+        build(
+            *("MODEL.PERCEPTION_ENCODER.PATCH_SIZE", 16, "INPUT.SIZE", 96),
+            *("MODEL.PERCEPTION_ENCODER.STEM", "forensic-jpeg"),
+            *(f"MODEL.{key}", [128.0, 128.0, 128.0]),
+        )
 
 
 def test_the_quantisation_branch_is_silent_at_first_and_then_learns():

@@ -92,6 +92,8 @@ class PerceptionEncoder(Backbone):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
         """Reads MODEL.PERCEPTION_ENCODER, and INPUT.SIZE where that sets no position size."""
         encoder = cfg.MODEL.PERCEPTION_ENCODER
+        if encoder.STEM == "forensic-jpeg":
+            _require_grey_levels(cfg)
         overrides = {
             "patch_size": encoder.PATCH_SIZE,
             "embed_dim": encoder.EMBED_DIM,
@@ -165,6 +167,16 @@ class PerceptionEncoder(Backbone):
             return patches.mean(dim=(2, 3))
         weight = patch_valid[:, None].to(patches.dtype)
         return (patches * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1)
+
+
+def _require_grey_levels(cfg: CfgNode) -> None:
+    """The steps of a JPEG are counted in grey levels, and padding must be no level."""
+    for key in ("PIXEL_MEAN", "PIXEL_STD"):
+        values = list(cfg.MODEL[key])
+        if values != [127.5] * 3:
+            raise ValueError(
+                f"MODEL.{key} is {values}; STEM: forensic-jpeg needs 127.5 for each channel"
+            )
 
 
 @BACKBONE_REGISTRY.register()

@@ -27,8 +27,6 @@ NUM_COEFFICIENTS = BLOCK * BLOCK - 1
 LUMA = (0.299, 0.587, 0.114)
 # A quarter of a grey level, so that flat cells have a logarithm.
 ENERGY_FLOOR = 0.002
-
-
 # Quantisation: the coefficients asked (the lower ones, others are mostly zero) and the steps tried.
 HIGHEST_FREQUENCY = 6
 STEPS = (*range(2, 17), *range(18, 33, 2))
@@ -36,6 +34,8 @@ STEPS = (*range(2, 17), *range(18, 33, 2))
 CLIPPED = 0.996
 # So many coefficients of no period stand beside those of an image, lest few decide.
 PRIOR_COUNT = 8.0
+# Excess and its variance, of blocks.
+Pair = tuple[Tensor, Tensor]
 # Sides of the neighbourhoods, in blocks, over which coefficients are judged together.
 NEIGHBOURHOODS = (3, 7, 13)
 
@@ -57,7 +57,7 @@ class ForensicStem(nn.Module):
         super().__init__()
         if patch_size not in (8, 16, 32):
             raise ValueError(
-                f"STEM: forensic needs a patch size of 8, 16 or 32, not {patch_size}; "
+                f"a forensic STEM needs a patch size of 8, 16 or 32, not {patch_size}; "
                 "use STEM: patch or an encoder with such a patch"
             )
         self.residuals = ResidualBranch(embed_dim, patch_size)
@@ -161,10 +161,13 @@ class QuantisationBranch(nn.Module):
     coefficient's distribution at 1 / q, is the image's *period*: above 0 for the steps of its
     JPEGs, below for what the shape of the distribution explains. A region from elsewhere, or moved
     off the grid of blocks, does not share it (double quantisation: Lin et al. 2009). The cosine
-    less its mean, times the period, says how much more or less periodic a place is than the image.
+    less its mean, times the period, says how much more or less periodic a block is than the image.
 
     Blocks with a clipped pixel count for nothing: clipping moves their coefficients, so that bright
-    skies look foreign. Nor do those with padding, which is exactly 0, as no level of 8 bits is.
+    skies look foreign. Nor do those that reach into padding, which is exactly 0, as no level of 8
+    bits is (with PIXEL_MEAN and PIXEL_STD of 127.5, which the encoder sees to).
+
+    F coefficients, Q steps.
     """
 
     def __init__(self, embed_dim: int, patch_size: int) -> None:
@@ -195,61 +198,83 @@ class QuantisationBranch(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], padding 0 -> (B, C, h, w)."""
-        places, period = self._statistics(images)
-        return self.tokens(self.places(places) + self.image(period)[:, :, None, None])
+        places, period = self.statistics(images)
+        return self.tokens(self.places(places) + self.image(period.flatten(1))[:, :, None, None])
 
     @torch.no_grad()
-    def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Excess of each place (B, S, h, w); period of each coefficient and step (B, P)."""
+    def statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the branch learns from: of patches (B, S, h, w), and the period (B, F, Q)."""
         with torch.autocast(images.device.type, enabled=False):
-            excess, spread, period = self.excess(images.float())
-            above = (period > 0).float()
-            features = [
-                *self._sums(excess, spread),
-                *self._sums(excess * above, spread * above),
-            ]
-            return torch.cat(features, dim=1), period.flatten(1)
+            sums, period = self._sums(images.float())
+            # The share of blocks of a neighbourhood that are the image's.
+            padding = (images == 0).all(dim=1, keepdim=True).float()
+            inside = (F.avg_pool2d(padding, BLOCK) < 1).float()
+            features = []
+            for by_coefficient, by_step in sums:
+                for pair in (by_coefficient, by_step):
+                    features.append(_surprise(*pair, self.blocks, self.blocks))
+                excess, variance = (value.sum(dim=1, keepdim=True) for value in by_coefficient)
+                for side in NEIGHBOURHOODS:
+                    features.append(_surprise(excess, variance, side, self.blocks))
+                    near, share = (
+                        F.avg_pool2d(value, side, 1, side // 2) for value in (variance, inside)
+                    )
+                    near = torch.log1p(near / share.clamp(min=1e-6))
+                    features.append(F.avg_pool2d(near, self.blocks))
+            return torch.cat(features, dim=1), period
 
+    @torch.no_grad()
     def excess(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """How periodic each block is beside the image, by coefficient and step.
+        """How much more periodic than the image each block is; `STEM: forensic-jpeg` without a net.
 
         Args:
             images: (B, 3, H, W) float32 in [-1, 1], padding 0.
 
         Returns:
-            Excess and its variance (but for a factor), (B, F, Q, H / 8, W / 8), and the image's
-            period, (B, F, Q, 1, 1) in [-1, 1].
+            Excess and its variance (but for a factor), (B, 2, H / 8, W / 8) each: of all periods,
+            of those above 0; and the period, (B, F, Q) in [-1, 1].
+        """
+        sums, period = self._sums(images)
+        excess, variance = (
+            torch.stack([pair[i].sum(dim=1) for pair, _ in sums], dim=1) for i in range(2)
+        )
+        return excess, variance, period
+
+    def _sums(self, images: Tensor) -> tuple[list[tuple[Pair, Pair]], Tensor]:
+        """Excess and variance of blocks over steps (B, F, ...) and over coefficients (B, Q, ...).
+
+        Of all periods, of those above 0; and the period (B, F, Q).
         """
         coefficients = F.conv2d(127.5 * _luma(images), self.kernels, stride=BLOCK)[:, :, None]
         unusable = ((images.abs() > CLIPPED) | (images == 0)).any(dim=1, keepdim=True)
         usable = 1 - F.max_pool2d(unusable.float(), BLOCK)
         # What a step makes zero has every period, and says nothing.
         weight = (coefficients.abs() > 0.5 * self.steps) * usable[:, :, None]
-        wave = torch.cos(coefficients * (2 * math.pi / self.steps)) * weight
-        count = weight.sum(dim=(3, 4), keepdim=True)
-        total = wave.sum(dim=(3, 4), keepdim=True)
+        wave = (coefficients * (2 * math.pi / self.steps)).cos_().mul_(weight)
+        count, total = weight.sum(dim=(3, 4)), wave.sum(dim=(3, 4))
         period = total / (count + PRIOR_COUNT)
         # Less what chance gives (a cosine's variance is a half), which is nothing to go by.
         chance = 0.5 / (count + PRIOR_COUNT)
         period = period * (1 - chance / period.square().clamp(min=1e-9)).clamp(min=0)
-        excess = (wave - weight * total / count.clamp(min=1)) * period
-        return excess, weight * period.square(), period
-
-    def _sums(self, excess: Tensor, spread: Tensor) -> list[Tensor]:
-        """Over steps, over coefficients, and over both in neighbourhoods of several sizes."""
-        features = [
-            _surprise(excess.sum(dim), spread.sum(dim), self.blocks, self.blocks) for dim in (2, 1)
+        mean = total / count.clamp(min=1)
+        sums = [
+            (
+                _weighted_excess(wave, weight, part, mean, "f"),
+                _weighted_excess(wave, weight, part, mean, "q"),
+            )
+            for part in (period, period.clamp(min=0))
         ]
-        excess = excess.sum(dim=(1, 2))[:, None]
-        spread = spread.sum(dim=(1, 2))[:, None]
-        for side in NEIGHBOURHOODS:
-            features.append(_surprise(excess, spread, side, self.blocks))
-            near = F.avg_pool2d(spread, side, 1, side // 2, count_include_pad=False)
-            features.append(F.avg_pool2d(torch.log1p(near), self.blocks))
-        return features
+        return sums, period
 
 
-def _surprise(excess: Tensor, spread: Tensor, side: int, blocks: int) -> Tensor:
+def _weighted_excess(wave: Tensor, weight: Tensor, period: Tensor, mean: Tensor, kept: str) -> Pair:
+    """Excess and variance of blocks, summed over all but "f" (coefficients) or "q" (steps)."""
+    sum_over = f"bfqhw,bfq->b{kept}hw"
+    excess = torch.einsum(sum_over, wave, period) - torch.einsum(sum_over, weight, period * mean)
+    return excess, torch.einsum(sum_over, weight, period.square())
+
+
+def _surprise(excess: Tensor, variance: Tensor, side: int, blocks: int) -> Tensor:
     """Excess in standard deviations over `side` x `side` blocks, averaged over patches.
 
     Where `side` is that of a patch, patches themselves are the neighbourhoods.
@@ -257,7 +282,7 @@ def _surprise(excess: Tensor, spread: Tensor, side: int, blocks: int) -> Tensor:
     stride = side if side == blocks else 1
     near, spread = (
         side * side * F.avg_pool2d(value, side, stride, (side - stride) // 2)
-        for value in (excess, spread)
+        for value in (excess, variance)
     )
     surprise = near / (spread + 1.0).sqrt()
     return surprise if side == blocks else F.avg_pool2d(surprise, blocks)
