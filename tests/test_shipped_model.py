@@ -16,10 +16,13 @@ from loupe.config import load_config
 from loupe.data.synthetic_stream import make_sample
 from loupe.inference import LoupePredictor
 from loupe.model_zoo import FOLDER, shipped_file
+from loupe.modeling.backbone import build_perception_encoder
 from tools import predict
 
 ROOT = Path(__file__).parents[1]
-NAME = "loupe://loupe_tiny.safetensors"
+NAME = "loupe://loupe_tiny_jpeg.safetensors"
+# The one that it started from, and that the quick configurations freeze.
+FIRST = "loupe://loupe_tiny.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +30,29 @@ def predictor() -> LoupePredictor:
     return LoupePredictor(load_config(ROOT / "configs" / "loupe_tiny.yaml"))
 
 
-def test_it_is_small_and_in_half_precision():
-    assert shipped_file(NAME).stat().st_size < 25e6
-    assert {value.dtype for value in load_weights(NAME).values()} == {torch.float16}
+def test_all_weights_together_are_small_and_in_half_precision():
+    assert sum(shipped_file(name).stat().st_size for name in (NAME, FIRST)) < 25e6
+    for name in (NAME, FIRST):
+        assert {value.dtype for value in load_weights(name).values()} == {torch.float16}
 
 
-def test_the_card_names_the_file_and_its_hash_is_listed():
-    assert "loupe_tiny.safetensors" in (FOLDER / "README.md").read_text()
-    assert "loupe_tiny.safetensors" in (FOLDER / "SHA256SUMS").read_text()
+@pytest.mark.parametrize("name", [NAME, FIRST])
+def test_the_card_names_the_file_and_its_hash_is_listed(name: str):
+    assert name.removeprefix("loupe://") in (FOLDER / "README.md").read_text()
+    assert name.removeprefix("loupe://") in (FOLDER / "SHA256SUMS").read_text()
 
 
 def test_its_encoder_is_a_start_for_training(predictor: LoupePredictor):
     vit = predictor.model.backbone.vit
     weights = encoder_weights(NAME, vit)
     assert set(vit.state_dict()) == set(weights)
+
+
+def test_the_first_encoder_fits_the_quick_configurations():
+    cfg = load_config(ROOT / "configs" / "quick" / "loupe_stage1.yaml")
+    assert cfg.MODEL.PERCEPTION_ENCODER.WEIGHTS == FIRST
+    vit = build_perception_encoder(cfg).vit
+    assert set(vit.state_dict()) == set(encoder_weights(FIRST, vit))
 
 
 def test_it_tells_forged_from_authentic_and_where(predictor: LoupePredictor):
