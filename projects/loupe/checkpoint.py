@@ -230,9 +230,8 @@ def load_into(
     unknown = [part for part in new_parts if not any(k.startswith(part + ".") for k in own)]
     if unknown:
         raise CheckpointError(f"MODEL.NEW_PARTS names {unknown}, which the model does not have")
-    absent = tuple(
-        part + "." for part in new_parts if not any(k.startswith(part + ".") for k in weights)
-    )
+    prefixes = [part + "." for part in new_parts]
+    absent = tuple(p for p in prefixes if not any(k.startswith(p) for k in weights))
     missing = [k for k in own if k not in weights and not k.startswith(absent)]
     unexpected = [k for k in weights if k not in own]
     misshapen = [
