@@ -8,7 +8,8 @@ A forged image is made of several photographs, which its name tells (CASIA: `ani
 size, the largest to training, until the test set has its share.
 
 Writes train.csv and test.csv, and for each `--unseen` manifest NAME_unseen.csv with those of its
-images that share no photograph with train.csv. Images are not copied.
+images that share no photograph with train.csv. Images are not copied. What of split/train.csv may
+be trained on where OTHER is tested: `OTHER/manifest.csv --test-share 0 --unseen split/train.csv`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+COLUMNS = ["image", "mask", "label", "technique", "source"]
 CASIA_NAMES = r"(ani|arc|art|cha|ind|nat|obj|pla|sec|txt)_?(\d{4,5})"
 
 Row = dict[str, str]
@@ -94,7 +96,8 @@ def write(rows: list[Row], path: Path) -> None:
     """Writes a manifest with paths relative to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        columns = list(rows[0]) if rows else COLUMNS
+        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         for row in rows:
             paths = {

@@ -66,3 +66,20 @@ def test_written_manifests_point_to_the_images_and_leave_seen_photographs_out(
     unseen = script.read(tmp_path / "out" / "second_unseen.csv")
     assert Path(train[0]["image"]).parent == tmp_path / "first" / "images"
     assert len(unseen) == 11 - len(train)
+
+
+def test_nothing_need_be_left_for_testing(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, name in (("tested", "a_ani_00001.jpg"), ("train", "b_ani_00001.jpg")):
+        (tmp_path / folder).mkdir()
+        lines = ["image,mask,label", f"{name},,0", f"{folder}_cha_{len(folder):05d}.jpg,,0"]
+        (tmp_path / folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    words = [str(tmp_path / "tested" / "manifest.csv"), "--test-share", "0"]
+    words += ["--output", str(tmp_path / "out"), "--unseen", str(tmp_path / "train/manifest.csv")]
+    monkeypatch.setattr(sys, "argv", ["split_by_source.py", *words])
+    script.main()
+    assert len((tmp_path / "out" / "test.csv").read_text().splitlines()) == 1
+    unseen = (tmp_path / "out" / "train_unseen.csv").read_text()
+    assert "train_cha_00005" in unseen
+    assert "ani_00001" not in unseen
