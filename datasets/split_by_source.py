@@ -21,7 +21,6 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-COLUMNS = ["image", "mask", "label", "technique", "source"]
 CASIA_NAMES = r"(ani|arc|art|cha|ind|nat|obj|pla|sec|txt)_?(\d{4,5})"
 
 Row = dict[str, str]
@@ -92,11 +91,10 @@ def read(manifest: Path) -> list[Row]:
     return rows
 
 
-def write(rows: list[Row], path: Path) -> None:
-    """Writes a manifest with paths relative to it."""
+def write(rows: list[Row], columns: list[str], path: Path) -> None:
+    """Writes a manifest with paths relative to it; there may be no rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
-        columns = list(rows[0]) if rows else COLUMNS
         writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         for row in rows:
@@ -112,13 +110,15 @@ def write(rows: list[Row], path: Path) -> None:
 def main() -> None:
     """Splits, and filters the other manifests."""
     arguments = parse_arguments()
-    train, test = split(read(arguments.manifest), arguments.pattern, arguments.test_share)
-    write(train, arguments.output / "train.csv")
-    write(test, arguments.output / "test.csv")
+    rows = read(arguments.manifest)
+    train, test = split(rows, arguments.pattern, arguments.test_share)
+    write(train, list(rows[0]), arguments.output / "train.csv")
+    write(test, list(rows[0]), arguments.output / "test.csv")
     seen = set().union(*(photographs(row, arguments.pattern) for row in train))
     for manifest in arguments.unseen:
-        rows = [row for row in read(manifest) if not photographs(row, arguments.pattern) & seen]
-        write(rows, arguments.output / f"{manifest.parent.name}_unseen.csv")
+        rows = read(manifest)
+        unseen = [row for row in rows if not photographs(row, arguments.pattern) & seen]
+        write(unseen, list(rows[0]), arguments.output / f"{manifest.parent.name}_unseen.csv")
 
 
 if __name__ == "__main__":
