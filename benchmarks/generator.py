@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from loupe.data.photographs import gather_photographs
-from loupe.data.synthetic import AUTHENTIC, TECHNIQUES, make_forgery
+from loupe.data.synthetic import AUTHENTIC, DEFAULT_TECHNIQUES, TECHNIQUES, make_forgery
 
 ROUNDS = 3
 PARTS = (
@@ -69,7 +69,7 @@ def milliseconds_by_part(
 ) -> dict[str, dict[str, float]]:
     """Of forged images of all techniques: time per image and calls per image of each part."""
     profile = cProfile.Profile()
-    profile.runcall(make_images, photographs, size, count, TECHNIQUES, 0)
+    profile.runcall(make_images, photographs, size, count, DEFAULT_TECHNIQUES, 0)
     entries = pstats.Stats(profile).stats.items()
     return {
         name: {"milliseconds": 1000 * cumulative / count, "calls": calls / count}
@@ -90,7 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(0)
     photographs = list(gather_photographs("train", arguments.photographs))
-    mixed = tuple(kind for technique in TECHNIQUES for kind in (AUTHENTIC, technique))
+    mixed = tuple(kind for technique in DEFAULT_TECHNIQUES for kind in (AUTHENTIC, technique))
     size, count = arguments.size, arguments.images
     make_images(photographs, size, 20, mixed, 0)
     kinds = {"stream": mixed, AUTHENTIC: (AUTHENTIC,)} | {name: (name,) for name in TECHNIQUES}

@@ -11,7 +11,13 @@ from loupe.data.synthetic import inpainting, seams
 from loupe.data.synthetic.camera import draw_camera
 from loupe.data.synthetic.enhancement import ENHANCEMENTS
 from loupe.data.synthetic.generated import regenerate
-from loupe.data.synthetic.histories import post_process, take_as_is, take_donor, take_host
+from loupe.data.synthetic.histories import (
+    draw_sharing,
+    post_process,
+    take_as_is,
+    take_donor,
+    take_host,
+)
 from loupe.data.synthetic.processing import (
     JPEG_420,
     JPEG_444,
@@ -30,6 +36,7 @@ from loupe.data.synthetic.regions import (
     leave_background,
     move,
 )
+from loupe.data.synthetic.techniques import Scene, clone
 
 SEAMS = (*seams.PASTED,)
 FILLS = (inpainting.fill_with_shift, inpainting.fill_with_patches)
@@ -262,6 +269,34 @@ def test_uncropped_hosts_have_their_blocks_at_the_corner():
 
     assert corner_share(1.0) > 0.85
     assert corner_share(0.0) < 0.6
+
+
+def test_what_is_shared_once_more_is_shrunk_or_stored_or_both():
+    rng = np.random.default_rng(0)
+    drawn = [draw_sharing(rng) for _ in range(400)]
+    kinds = [(scale < 1, stored) for scale, stored in drawn]
+    assert (False, False) not in kinds
+    assert all(kinds.count(kind) > 40 for kind in ((True, False), (False, True), (True, True)))
+    assert all(0.6 <= scale <= 1 for scale, _ in drawn)
+
+
+def test_a_clone_is_shifted_by_whole_pixels_and_else_unchanged():
+    rng = np.random.default_rng(0)
+    host = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    places = {host[y, x].tobytes(): (y, x) for y in range(64) for x in range(64)}
+    compared = 0
+    for _ in range(10):
+        content, region = clone(rng, Scene(host, [host], 0, easy=False))
+        found = [
+            np.subtract((y, x), places[content[y, x].tobytes()])
+            for y, x in np.argwhere(region)
+            if content[y, x].tobytes() in places
+        ]
+        # One in ten is matched in colour, and has no pixel in common but by chance.
+        if len(found) > 0.9 * region.sum():
+            assert (found == found[0]).mean() > 0.99
+            compared += 1
+    assert compared >= 5
 
 
 def test_a_splices_donor_is_another_photograph():

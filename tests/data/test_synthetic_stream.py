@@ -8,8 +8,8 @@ import pytest
 
 from loupe.data.pairing import DatasetError
 from loupe.data.photographs import PHOTOGRAPHS, SPLITS, gather_photographs, load_photographs
-from loupe.data.synthetic import TECHNIQUES
-from loupe.data.synthetic_stream import list_synthetic, make_sample, render
+from loupe.data.synthetic import AUTHENTIC, DEFAULT_TECHNIQUES
+from loupe.data.synthetic_stream import list_synthetic, make_sample, render, technique_of
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def test_streams_of_splits_and_seeds_differ():
 
 
 def test_stream_takes_the_techniques_in_turn():
-    count = 2 * len(TECHNIQUES)
+    count = 2 * len(DEFAULT_TECHNIQUES)
     samples = [make_sample("test", 0, index, 48) for index in range(count)]
-    assert [sample.label for sample in samples] == [0, 1] * len(TECHNIQUES)
-    assert [sample.technique for sample in samples[1::2]] == list(TECHNIQUES)
+    assert [sample.label for sample in samples] == [0, 1] * len(DEFAULT_TECHNIQUES)
+    assert [sample.technique for sample in samples[1::2]] == list(DEFAULT_TECHNIQUES)
 
 
 def test_difficulty_is_a_part_of_the_streams_name():
@@ -76,6 +76,21 @@ def test_uncropped_hosts_are_a_part_of_the_streams_name_and_none_is_the_default(
     assert (images[0] != images[2]).any()
     listed = list_synthetic("synthetic://test?size=48&count=1&uncropped=100")[0]["file_name"]
     np.testing.assert_array_equal(render(listed)[0], images[2])
+
+
+def test_images_shared_once_more_are_a_part_of_the_streams_name_and_none_is_the_default():
+    name = "synthetic://test?size=48&index=1"
+    images = [render(name + option)[0] for option in ("", "&reshared=0", "&reshared=100")]
+    np.testing.assert_array_equal(images[0], images[1])
+    assert (images[0] != images[2]).any()
+    listed = list_synthetic("synthetic://test?size=48&count=2&reshared=100")[1]["file_name"]
+    np.testing.assert_array_equal(render(listed)[0], images[2])
+
+
+def test_clones_are_made_only_where_they_are_asked_for():
+    asked = list_synthetic("synthetic://test?size=48&count=4&techniques=clone")
+    assert [entry["technique"] for entry in asked] == [AUTHENTIC, "clone"] * 2
+    assert "clone" not in {technique_of(index) for index in range(40)}
 
 
 def test_listed_names_render_what_the_listing_says(folder):
@@ -98,7 +113,7 @@ def test_chosen_techniques_are_taken_in_turn_as_often_as_named():
 
 def test_a_technique_can_be_left_out():
     entries = list_synthetic("synthetic://test?count=40&without=removal")
-    assert {entry["technique"] for entry in entries[1::2]} == set(TECHNIQUES) - {"removal"}
+    assert {entry["technique"] for entry in entries[1::2]} == set(DEFAULT_TECHNIQUES) - {"removal"}
 
 
 @pytest.mark.parametrize(

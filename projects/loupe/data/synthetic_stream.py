@@ -5,6 +5,7 @@ perhaps with
 
 - `&difficulty=D`, 0 to 100 per cent (100 by default, see `make_forgery`);
 - `&uncropped=U`, per cent of hosts whose JPEG blocks start at the image's corner (0 by default);
+- `&reshared=R`, per cent of finished images that were shrunk or stored as JPEG once more (0);
 - `&techniques=splice+splice+copy-move`, those to take in turn, instead of all;
 - `&without=removal+generated`, those to leave out;
 - `&photographs=PATH`, further photographs: a folder, or a manifest, of which the authentic ones
@@ -25,10 +26,16 @@ import numpy as np
 
 from loupe.data.pairing import DatasetDict, DatasetError, make_dataset_dict
 from loupe.data.photographs import SPLITS, gather_photographs
-from loupe.data.synthetic import AUTHENTIC, TECHNIQUES, SyntheticSample, make_forgery
+from loupe.data.synthetic import (
+    AUTHENTIC,
+    DEFAULT_TECHNIQUES,
+    TECHNIQUES,
+    SyntheticSample,
+    make_forgery,
+)
 
 SCHEME = "synthetic://"
-_NUMBERS = {"size": 256, "seed": 0, "difficulty": 100, "uncropped": 0}
+_NUMBERS = {"size": 256, "seed": 0, "difficulty": 100, "uncropped": 0, "reshared": 0}
 _WORDS = ("techniques", "without", "photographs")
 
 
@@ -37,7 +44,7 @@ class _Name(NamedTuple):
 
     Attributes:
         split: one of SPLITS.
-        numbers: size, seed, difficulty, uncropped, and count or index.
+        numbers: size, seed, difficulty, uncropped, reshared, and count or index.
         techniques: those to take in turn.
         photographs: further ones, a folder or a manifest; "" = none.
     """
@@ -63,7 +70,7 @@ def list_synthetic(name: str) -> list[DatasetDict]:
     gather_photographs(parsed.split, parsed.photographs)
     numbers, techniques = parsed.numbers, parsed.techniques
     stem = f"{SCHEME}{parsed.split}?" + "".join(f"{key}={numbers[key]}&" for key in _NUMBERS)
-    if techniques != TECHNIQUES:
+    if techniques != DEFAULT_TECHNIQUES:
         stem += f"techniques={'+'.join(techniques)}&"
     if parsed.photographs:
         stem += f"photographs={quote(parsed.photographs)}&"
@@ -79,7 +86,7 @@ def list_synthetic(name: str) -> list[DatasetDict]:
     ]
 
 
-def technique_of(index: int, techniques: Sequence[str] = TECHNIQUES) -> str:
+def technique_of(index: int, techniques: Sequence[str] = DEFAULT_TECHNIQUES) -> str:
     """Even images are authentic, odd ones forged by each technique in turn."""
     return techniques[index // 2 % len(techniques)] if index % 2 else AUTHENTIC
 
@@ -90,9 +97,10 @@ def make_sample(
     index: int,
     size: int,
     difficulty: int = 100,
-    techniques: Sequence[str] = TECHNIQUES,
+    techniques: Sequence[str] = DEFAULT_TECHNIQUES,
     photographs: str = "",
     uncropped: int = 0,
+    reshared: int = 0,
 ) -> SyntheticSample:
     """The sample with that index: a pure function of its arguments.
 
@@ -105,6 +113,7 @@ def make_sample(
         techniques: those of the stream, in turn.
         photographs: a folder or a manifest of further ones.
         uncropped: 0 to 100, see `make_forgery`.
+        reshared: 0 to 100, see `make_forgery`.
 
     Raises:
         DatasetError: the further photographs cannot be read.
@@ -119,6 +128,7 @@ def make_sample(
         forged=technique != AUTHENTIC,
         difficulty=difficulty / 100,
         uncropped=uncropped / 100,
+        reshared=reshared / 100,
     )
 
 
@@ -139,6 +149,7 @@ def render(name: str) -> tuple[np.ndarray, np.ndarray]:
         parsed.techniques,
         parsed.photographs,
         numbers["uncropped"],
+        numbers["reshared"],
     )
     return sample.image, sample.mask.astype(np.float32)
 
@@ -170,7 +181,8 @@ def _choose(name: str, words: dict[str, str]) -> tuple[str, ...]:
         for key in ("techniques", "without")
     )
     unknown = {*(chosen or ()), *(left_out or ())} - set(TECHNIQUES)
-    kept = tuple(t for t in (TECHNIQUES if chosen is None else chosen) if t not in (left_out or ()))
+    wanted = DEFAULT_TECHNIQUES if chosen is None else chosen
+    kept = tuple(t for t in wanted if t not in (left_out or ()))
     if unknown or not kept:
         raise DatasetError(
             f"{name}: synthetic data are named with techniques=... or without=..., some of "

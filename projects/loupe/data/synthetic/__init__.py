@@ -7,10 +7,18 @@ From photograph to sample: `histories` takes host and donor, `regions` cuts, `te
 
 from loupe.data.synthetic.generator import (
     AUTHENTIC,
+    DEFAULT_TECHNIQUES,
     TECHNIQUES,
     SyntheticSample,
     forge,
     make_forgery,
 )
 
-__all__ = ["AUTHENTIC", "TECHNIQUES", "SyntheticSample", "forge", "make_forgery"]
+__all__ = [
+    "AUTHENTIC",
+    "DEFAULT_TECHNIQUES",
+    "TECHNIQUES",
+    "SyntheticSample",
+    "forge",
+    "make_forgery",
+]

@@ -9,12 +9,19 @@ import cv2
 import numpy as np
 
 from loupe.data.synthetic import techniques as families
-from loupe.data.synthetic.histories import post_process, take_host
-from loupe.data.synthetic.processing import add_noise
+from loupe.data.synthetic.histories import (
+    SHARED_QUALITIES,
+    draw_sharing,
+    post_process,
+    take_host,
+)
+from loupe.data.synthetic.processing import add_noise, draw_jpeg
 from loupe.data.synthetic.regions import draw_shape
 from loupe.data.synthetic.seams import LOCAL, PASTED, PLAIN, join
 
 TECHNIQUES = tuple(families.TECHNIQUES)
+# A stream that says nothing else takes these; a clone is a special copy-move.
+DEFAULT_TECHNIQUES = tuple(name for name in TECHNIQUES if name != "clone")
 AUTHENTIC = "authentic"
 
 # A forgery must change at least this share of its region's pixels, and by so many grey levels on
@@ -27,7 +34,7 @@ _MOST, _LEAST = 0.6, 0.008
 # How often a second and a third region follow the first.
 _MORE_REGIONS = 0.2
 # Whose colours may be adapted to the host's by the seam; the others change the host itself.
-_PASTED = ("splice", "copy-move", "generated")
+_PASTED = ("splice", "copy-move", "clone", "generated")
 
 
 class SyntheticSample(NamedTuple):
@@ -50,10 +57,11 @@ def make_forgery(
     rng: np.random.Generator,
     photographs: Sequence[np.ndarray],
     size: int,
-    techniques: Sequence[str] = TECHNIQUES,
+    techniques: Sequence[str] = DEFAULT_TECHNIQUES,
     forged: bool | None = None,
     difficulty: float = 1.0,
     uncropped: float = 0.0,
+    reshared: float = 0.0,
 ) -> SyntheticSample:
     """Makes one image, forged or authentic.
 
@@ -66,6 +74,7 @@ def make_forgery(
         difficulty: share of the draws (of camera, content, processing) from the whole range; the
             others leave strong traces, for models that must learn something within minutes.
         uncropped: share of hosts whose JPEG blocks start at the image's corner (`take_host`).
+        reshared: share of finished images that were shrunk, or stored as JPEG, once more.
 
     Raises:
         ValueError: a technique is unknown, or the size is too small.
@@ -78,15 +87,17 @@ def make_forgery(
         )
     forged = bool(rng.random() < 0.5) if forged is None else forged
     technique = str(rng.choice(list(techniques))) if forged else AUTHENTIC
+    shrunk, stored = draw_sharing(rng) if reshared and rng.random() < reshared else (1.0, False)
     # Rescaling the finished image is a part of its history: draw it before, to end at `size`.
     rescaled = rng.random() < 0.2 * difficulty
-    drawn_size = round(size / rng.uniform(0.75, 1.3)) if rescaled else size
+    drawn_size = round(size / shrunk / (rng.uniform(0.75, 1.3) if rescaled else 1.0))
     host, index = take_host(rng, photographs, drawn_size, difficulty, uncropped)
     mask = np.zeros(host.shape[:2], dtype=bool)
     image = host
     if technique != AUTHENTIC:
         image, mask = forge(rng, host, photographs, technique, difficulty, index)
     image, mask = post_process(rng, image, mask, size, difficulty)
+    image = draw_jpeg(rng, image, *SHARED_QUALITIES) if stored else image
     return SyntheticSample(image, mask, int(technique != AUTHENTIC), technique)
 
 

@@ -26,6 +26,12 @@ _GRID = 8  # Side of the blocks of JPEG.
 # How often a finished image is blurred, sharpened, made noisy, toned, stored as JPEG.
 _POST_SHARES = np.array([0.08, 0.06, 0.08, 0.08, 0.5])
 
+# What a finished image goes through that is sent on or put on a page: how far it is shrunk, how
+# often it is shrunk, stored as JPEG, or both, and with which qualities.
+_SHRUNK = (0.6, 1.0)
+_SHRINKS, _STORES = 0.5, 0.75
+SHARED_QUALITIES = (60, 98)
+
 
 def take_host(
     rng: np.random.Generator,
@@ -124,6 +130,12 @@ def _retouch(rng: np.random.Generator, donor: np.ndarray) -> np.ndarray:
     if kind == 1:
         return cv2.bilateralFilter(donor, 5, rng.uniform(10, 30), 2.0)
     return sharpen(donor, rng.uniform(0.5, 1.5))
+
+
+def draw_sharing(rng: np.random.Generator) -> tuple[float, bool]:
+    """How a finished image is passed on: its scale and whether it is stored; never neither."""
+    kind = rng.random()
+    return float(rng.uniform(*_SHRUNK)) if kind < _SHRINKS else 1.0, kind >= 1 - _STORES
 
 
 def post_process(

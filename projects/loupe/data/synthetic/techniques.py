@@ -51,6 +51,15 @@ def copy_move(rng: np.random.Generator, scene: Scene) -> Forgery:
 
     An easy one is always enlarged, which smooths the camera's noise.
     """
+    return _copy(rng, scene, is_shifted=False)
+
+
+def clone(rng: np.random.Generator, scene: Scene) -> Forgery:
+    """An object of the host once more at another place, just shifted, as most copies are."""
+    return _copy(rng, scene, is_shifted=True)
+
+
+def _copy(rng: np.random.Generator, scene: Scene, is_shifted: bool) -> Forgery:
     host, size = scene.host, scene.host.shape[0]
     source_region = _cut(rng, host, scene.easy)
     x, y, width, height = cv2.boundingRect(source_region.astype(np.uint8))
@@ -58,7 +67,7 @@ def copy_move(rng: np.random.Generator, scene: Scene) -> Forgery:
     # The farthest of a few places, so that original and copy overlap little.
     places = rng.uniform(0.12 * size, 0.88 * size, (6, 2))
     target = places[np.argmax(np.linalg.norm(places - source, axis=1))]
-    linear, method = _draw_linear(rng, scene.easy)
+    linear, method = _SHIFT if is_shifted else _draw_linear(rng, scene.easy)
     offset = target - linear @ source
     # What is only shifted, mirrored or not, stays on the grid of pixels: nothing is resampled.
     offset = np.round(offset) if method == cv2.INTER_NEAREST else offset
@@ -70,6 +79,10 @@ def copy_move(rng: np.random.Generator, scene: Scene) -> Forgery:
         255 * source_region.astype(np.uint8), matrix, (size, size), flags=cv2.INTER_LINEAR
     )
     return _match(rng, content, host, region > 127, 0.1), region > 127
+
+
+# Neither turned nor scaled, and never resampled.
+_SHIFT = np.eye(2), cv2.INTER_NEAREST
 
 
 def _draw_linear(rng: np.random.Generator, easy: bool) -> tuple[np.ndarray, int]:
@@ -138,4 +151,5 @@ TECHNIQUES: dict[str, Callable[[np.random.Generator, Scene], Forgery]] = {
     "removal": remove,
     "enhancement": change_locally,
     "generated": generate,
+    "clone": clone,
 }
