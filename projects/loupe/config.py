@@ -94,7 +94,8 @@ def _add_encoder(cfg: CfgNode) -> None:
     # "patch" = the published linear patch embedding; "forensic" = statistics of residuals and
     # block spectra in its place, for small encoders trained from scratch; "forensic-jpeg" = these
     # and the quantisation steps of earlier JPEGs, which need pixels as they were stored: RESIZE
-    # native, and images within INPUT.SIZE.
+    # native, and images within INPUT.SIZE; "forensic-copies" = all these, and parts that the image
+    # holds twice.
     encoder.STEM = "patch"
 
 

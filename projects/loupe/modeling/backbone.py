@@ -20,7 +20,9 @@ from loupe.modeling.stems import ForensicStem
 FAMILIES = ("vit_pe_core_", "vit_pe_spatial_")
 # How names of the ViT's parts begin in the whole model.
 VIT = "backbone.vit."
-STEMS = ("patch", "forensic", "forensic-jpeg")
+STEMS = ("patch", "forensic", "forensic-jpeg", "forensic-copies")
+# They count in grey levels, and know padding by a level that no pixel has.
+WITH_GREY_LEVELS = ("forensic-jpeg", "forensic-copies")
 
 
 class PerceptionEncoder(Backbone):
@@ -82,7 +84,10 @@ class PerceptionEncoder(Backbone):
             )
         if stem != "patch":
             self.vit.patch_embed.proj = ForensicStem(
-                self.embed_dim, self.patch_size, quantisation=stem == "forensic-jpeg"
+                self.embed_dim,
+                self.patch_size,
+                quantisation=stem in WITH_GREY_LEVELS,
+                copies=stem == "forensic-copies",
             )
         if weights not in ("", "hub"):
             found = encoder_weights(weights, self.vit)
@@ -92,7 +97,7 @@ class PerceptionEncoder(Backbone):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
         """Reads MODEL.PERCEPTION_ENCODER, and INPUT.SIZE where that sets no position size."""
         encoder = cfg.MODEL.PERCEPTION_ENCODER
-        if encoder.STEM == "forensic-jpeg":
+        if encoder.STEM in WITH_GREY_LEVELS:
             _require_grey_levels(cfg)
         overrides = {
             "patch_size": encoder.PATCH_SIZE,
@@ -175,7 +180,8 @@ def _require_grey_levels(cfg: CfgNode) -> None:
         values = list(cfg.MODEL[key])
         if values != [127.5] * 3:
             raise ValueError(
-                f"MODEL.{key} is {values}; STEM: forensic-jpeg needs 127.5 for each channel"
+                f"MODEL.{key} is {values}; STEM: {cfg.MODEL.PERCEPTION_ENCODER.STEM} needs 127.5 "
+                "for each channel"
             )
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loupe.modeling.copies import CopyBranch
+
 # Second differences along four directions, and their sum: what is left of an image when its
 # smooth content is removed (the idea of the SRM residuals of Fridrich and Kodovsky, 2012).
 RESIDUAL_KERNELS = (
@@ -51,9 +53,12 @@ class ForensicStem(nn.Module):
         embed_dim: Width of the tokens.
         patch_size: 8, 16 or 32.
         quantisation: Also look for the steps of earlier JPEGs.
+        copies: Also look for parts that the image holds twice.
     """
 
-    def __init__(self, embed_dim: int, patch_size: int, quantisation: bool = False) -> None:
+    def __init__(
+        self, embed_dim: int, patch_size: int, quantisation: bool = False, copies: bool = False
+    ) -> None:
         super().__init__()
         if patch_size not in (8, 16, 32):
             raise ValueError(
@@ -63,6 +68,7 @@ class ForensicStem(nn.Module):
         self.residuals = ResidualBranch(embed_dim, patch_size)
         self.spectrum = SpectrumBranch(embed_dim, patch_size)
         self.quantisation = QuantisationBranch(embed_dim, patch_size) if quantisation else None
+        self.copies = CopyBranch(embed_dim, patch_size) if copies else None
         self.patch_valid: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
@@ -73,7 +79,12 @@ class ForensicStem(nn.Module):
         """
         valid = self.patch_valid
         tokens = self.residuals(images, valid) + self.spectrum(images, valid)
-        return tokens if self.quantisation is None else tokens + self.quantisation(images)
+        if self.quantisation is not None:
+            tokens = tokens + self.quantisation(images)
+        if self.copies is not None:
+            inside = 1 - (images == 0).all(dim=1, keepdim=True).float()
+            tokens = tokens + self.copies(127.5 * _luma(images), inside)
+        return tokens
 
 
 class ResidualBranch(nn.Module):

@@ -1,0 +1,184 @@
+"""Does an image hold one of its parts twice? For `STEM: forensic-copies`.
+
+B images, H W pixels, h w patches, K shifts. Cells are squares of CELL pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CELL = 4
+# Windows in which two places are compared, in cells.
+WINDOW = 5
+# Shifts compared, the likeliest of the image; none is shorter than so many pixels, for neighbours
+# always look alike.
+NUM_SHIFTS = 6
+SHORTEST = 24
+# Of the band of frequencies that is matched: below are shades, above is what JPEG throws away.
+FINE, COARSE = 0.7, 3.0
+# The band of the spectrum that votes for shifts, in cycles per pixel.
+VOTING = (0.03, 0.3)
+# A difference of one grey level counts for nothing.
+FLOOR = 1.0
+# What chance makes of likeness.
+CHANCE = 0.2
+NUM_BEST = 3
+
+
+class CopyBranch(nn.Module):
+    """Places that the image shows a second time, shifted.
+
+    Copies without a turn or a change of scale repeat the texture of their originals under one
+    shift, which stands out in the image's autocorrelation (Fridrich, Soukal and Lukas 2003), and
+    does so after recompression and rescaling, for original and copy suffer alike. Natural images
+    repeat themselves too, along edges and in stripes: a place counts as found again only where a
+    pixel's shift in any direction would make the match much worse.
+    """
+
+    def __init__(self, embed_dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.cells = patch_size // CELL
+        self.places = nn.Conv2d(5, embed_dim, 1)
+        self.image = nn.Linear(2 * NUM_BEST, embed_dim)
+        self.tokens = nn.Sequential(
+            nn.GELU(),
+            nn.Conv2d(embed_dim, embed_dim, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(embed_dim, embed_dim, 1),
+        )
+        # Silent at first, so that an encoder trained without it can learn to hear it.
+        nn.init.zeros_(self.tokens[-1].weight)
+        nn.init.zeros_(self.tokens[-1].bias)
+
+    def forward(self, luma: Tensor, inside: Tensor) -> Tensor:
+        """Takes what `likeness` does; returns (B, C, h, w)."""
+        places, image = self.statistics(luma, inside)
+        return self.tokens(self.places(places) + self.image(image)[:, :, None, None])
+
+    @torch.no_grad()
+    def statistics(self, luma: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """What the branch learns from: of patches (B, 5, h, w) and of images (B, 2 NUM_BEST)."""
+        with torch.autocast(luma.device.type, enabled=False):
+            found, texture, votes = likeness(luma.float(), inside)
+            area = (found - CHANCE).clamp(min=0).square().sum(dim=(2, 3))
+            first = area.argmax(dim=1)
+            first = found.gather(1, first[:, None, None, None].expand(-1, 1, *found.shape[2:]))
+            found = torch.cat([found.amax(dim=1, keepdim=True), first], dim=1)
+            places = [
+                F.avg_pool2d(found, self.cells),
+                F.max_pool2d(found, self.cells),
+                F.avg_pool2d(texture.log1p(), self.cells),
+            ]
+            best = [area.topk(NUM_BEST)[0].log1p(), votes.topk(NUM_BEST)[0].clamp(max=40.0) / 8]
+            return torch.cat(places, dim=1), torch.cat(best, dim=1)
+
+
+def likeness(luma: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How surely each place is found again under each of the image's likeliest shifts.
+
+    Args:
+        luma: (B, 1, H, W) float32 grey levels, both sides multiples of CELL.
+        inside: (B, 1, H, W) float32, 0 = padding, else 1.
+
+    Returns:
+        Likeness (B, K, H / CELL, W / CELL) in [0, 1), of copies and originals both; texture, the
+        mean squared slope in the direction of the least, (B, 1, H / CELL, W / CELL); and the votes
+        for each shift (B, K), in standard deviations.
+    """
+    count = inside.sum(dim=(2, 3), keepdim=True).clamp(min=1)
+    luma = luma - (luma * inside).sum(dim=(2, 3), keepdim=True) / count
+    smooth = _blur(luma * inside, FINE)
+    # The edge of the padding is none of the image's.
+    well_inside = 1 - _highest(1 - inside, 2 * round(3 * COARSE) + 1)
+    band = (smooth - _blur(luma * inside, COARSE)) * well_inside
+    texture = _least_slope(smooth) * F.avg_pool2d(well_inside, CELL)
+    shifts, votes = _likeliest_shifts(band)
+    found = torch.stack(
+        [_compare(*image) for image in zip(band[:, 0], texture[:, 0], shifts.tolist(), strict=True)]
+    )
+    return found, texture, votes
+
+
+def _compare(band: Tensor, texture: Tensor, shifts: list[list[int]]) -> Tensor:
+    """(H, W) and (H / CELL, W / CELL) of one image -> likeness (K, H / CELL, W / CELL)."""
+    shifted = torch.stack([band.roll((-y, -x), (0, 1)) for y, x in shifts])
+    difference = _window(F.avg_pool2d((shifted - band).square()[:, None], CELL))[:, 0]
+    of_cells = [(round(y / CELL), round(x / CELL)) for y, x in shifts]
+    there = torch.stack([texture.roll((-y, -x), (0, 1)) for y, x in of_cells])
+    least = torch.minimum(there, texture)
+    found = least / (least + difference + FLOOR)
+    # Marked at both ends of the shift.
+    ends = [image.roll(shift, (0, 1)) for image, shift in zip(found, of_cells, strict=True)]
+    return torch.maximum(found, torch.stack(ends))
+
+
+def _likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
+    """Peaks of the autocorrelation of each image: (B, K, 2) int64 as y x, and heights (B, K).
+
+    Its spectrum is whitened by its surroundings first, lest the ordinary likeness of neighbours
+    decides. Heights are in standard deviations of the autocorrelation.
+    """
+    height, width = band.shape[2:]
+    power = torch.fft.rfft2(band, s=(2 * height, 2 * width)).abs().square()
+    near = _mean(power, 9)
+    near = near[..., : power.shape[2], : power.shape[3]]
+    y = torch.fft.fftfreq(2 * height, device=band.device)[:, None]
+    x = torch.fft.rfftfreq(2 * width, device=band.device)
+    low, high = ((x.square() + y.square()) / limit**2 for limit in VOTING)
+    voting = (-high).exp() * (1 - (-low).exp())
+    votes = torch.fft.irfft2(power / (near + 1e-6) * voting, s=(2 * height, 2 * width))
+    # A shift and its reverse are one: half of them will do.
+    votes = votes[:, 0, : height + 1]
+    y = torch.arange(height + 1, device=band.device)[:, None]
+    x = torch.fft.fftfreq(2 * width, 1 / (2 * width), device=band.device)
+    # Few pixels vote for long shifts.
+    overlap = (1 - y / height).clamp(min=0.1) * (1 - x.abs() / width).clamp(min=0.1)
+    votes = votes / overlap.sqrt()
+    out = (y.square() + x.square() < SHORTEST**2) | ((y == 0) & (x < 0))
+    out = out | (y > 0.9 * height) | (x.abs() > 0.9 * width)
+    deviation = votes.masked_fill(out, 0.0).square().mean(dim=(1, 2)).sqrt()
+    votes = votes.masked_fill(out, -1e9)
+    # A peak counts once: the highest of a square of 4 pixels and of those around it.
+    peaks, places = F.max_pool2d(votes, 4, return_indices=True)
+    peaks = peaks.masked_fill(peaks < F.max_pool2d(peaks, 3, 1, 1), -1e9)
+    peak, index = peaks.flatten(1).topk(NUM_SHIFTS)
+    index = places.flatten(1).gather(1, index)
+    shifts = torch.stack([index // (2 * width), x[index % (2 * width)].long()], dim=2)
+    return shifts, peak / (deviation[:, None] + 1e-6)
+
+
+def _least_slope(image: Tensor) -> Tensor:
+    """Smaller eigenvalue of the structure tensor in windows, (B, 1, H / CELL, W / CELL)."""
+    padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+    x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+    y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+    xx, yy, xy = (_window(F.avg_pool2d(product, CELL)) for product in (x * x, y * y, x * y))
+    spread = ((xx - yy).square() / 4 + xy.square()).sqrt()
+    return ((xx + yy) / 2 - spread).clamp(min=0)
+
+
+def _window(cells: Tensor) -> Tensor:
+    return _mean(cells, WINDOW)
+
+
+def _mean(x: Tensor, side: int) -> Tensor:
+    """Over side x side neighbourhoods, one axis after the other, which is quicker."""
+    x = F.avg_pool2d(x, (side, 1), 1, (side // 2, 0), count_include_pad=False)
+    return F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
+
+
+def _highest(x: Tensor, side: int) -> Tensor:
+    x = F.max_pool2d(x, (side, 1), 1, (side // 2, 0))
+    return F.max_pool2d(x, (1, side), 1, (0, side // 2))
+
+
+def _blur(image: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of (B, 1, H, W)."""
+    reach = round(3 * sigma)
+    place = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)
+    kernel = (-place.square() / (2 * sigma**2)).exp()
+    kernel = (kernel / kernel.sum())[None, None]
+    image = F.conv2d(F.pad(image, (reach, reach, 0, 0), mode="replicate"), kernel[:, :, None])
+    return F.conv2d(F.pad(image, (0, 0, reach, reach), mode="replicate"), kernel[..., None])

@@ -1,0 +1,133 @@
+"""The sense for parts that an image holds twice."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from loupe.modeling.copies import CELL, CopyBranch, likeness
+from loupe.modeling.stems import ForensicStem
+
+# Where the copy lies, and where it was taken from: y, x, of 48 pixels.
+COPY, ORIGINAL = (72, 104), (16, 24)
+SIDE = 48
+
+
+def textured(height: int = 128, width: int = 160) -> np.ndarray:
+    """(H, W) uint8 of all scales."""
+    rng = np.random.default_rng(0)
+    noise = sum(
+        side * cv2.resize(rng.standard_normal((height // side, width // side)), (width, height))
+        for side in (1, 2, 4, 8)
+    )
+    return np.clip(128 + 25 * noise / noise.std(), 5, 250).astype(np.uint8)
+
+
+def with_copy(image: np.ndarray) -> np.ndarray:
+    image = image.copy()
+    (y, x), (v, u) = COPY, ORIGINAL
+    image[y : y + SIDE, x : x + SIDE] = image[v : v + SIDE, u : u + SIDE]
+    return image
+
+
+def as_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(image)[None, None].float()
+
+
+def find(image: np.ndarray) -> Tensor:
+    """(h, w) of the cells: the likeness under any shift."""
+    luma = as_tensor(image)
+    return likeness(luma, torch.ones_like(luma))[0][0].amax(dim=0)
+
+
+def both_ends(shape: torch.Size) -> Tensor:
+    """(h, w) bool: cells well inside copy and original."""
+    inside = torch.zeros(shape, dtype=torch.bool)
+    for y, x in (COPY, ORIGINAL):
+        ends = [slice((start + 12) // CELL, (start + SIDE - 12) // CELL) for start in (y, x)]
+        inside[ends[0], ends[1]] = True
+    return inside
+
+
+def test_a_copy_and_its_original_are_found_and_nothing_else_is():
+    found = find(with_copy(textured()))
+    ends = both_ends(found.shape)
+    assert found[ends].min() > 0.8
+    assert found[~ends].median() < 0.2
+    assert find(textured()).max() < 0.4
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "shrunk"])
+def test_a_copy_is_found_after_recompression_and_rescaling(kind: str):
+    image = with_copy(textured())
+    if kind == "jpeg":
+        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 70])
+        found = find(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
+    else:
+        found = find(cv2.resize(image, (120, 96), interpolation=cv2.INTER_AREA))
+        found = F.interpolate(found[None, None], (32, 40))[0, 0]
+    ends = both_ends(found.shape)
+    assert found[ends].mean() > found[~ends].mean() + 0.3
+
+
+def test_stripes_and_edges_are_no_copies_of_themselves():
+    y, x = np.mgrid[:128, :160]
+    noise = np.random.default_rng(0).normal(0, 2, (128, 160))
+    stripes = (128 + 60 * np.sin(2 * np.pi * (x + y) / 16) + noise).astype(np.uint8)
+    edge = (np.where(y < 64, 60, 190) + noise).astype(np.uint8)
+    assert find(stripes)[4:-4, 4:-4].max() < 0.3
+    assert find(edge)[4:-4, 4:-4].max() < 0.3
+
+
+def test_the_shift_is_told_with_its_votes():
+    luma = as_tensor(with_copy(textured()))
+    _, _, votes = likeness(luma, torch.ones_like(luma))
+    _, _, chance = likeness(as_tensor(textured()), torch.ones_like(luma))
+    assert votes[0, 0] > 1.5 * chance.max()
+
+
+def test_a_flat_image_has_no_copies_and_no_infinities():
+    flat = torch.full((1, 1, 64, 64), 7.0)
+    places, image = CopyBranch(8, 16).statistics(flat, torch.ones_like(flat))
+    assert torch.isfinite(places).all()
+    assert torch.isfinite(image).all()
+    assert places.max() < 0.1
+
+
+def test_padding_is_no_part_of_the_image():
+    luma = as_tensor(with_copy(textured()))
+    branch = CopyBranch(8, 16)
+    alone, image = branch.statistics(luma, torch.ones_like(luma))
+    padding = (0, 64, 0, 32)
+    inside = F.pad(torch.ones_like(luma), padding)
+    padded, of_padded = branch.statistics(F.pad(luma, padding), inside)
+    # The borders of an image are a little less of it where padding follows.
+    assert (padded[:, :4, :8, :10] - alone[:, :4]).abs().mean() < 0.05
+    assert padded[:, :4, 9:].max() < 0.1
+    torch.testing.assert_close(of_padded[:, 0], image[:, 0], rtol=0.1, atol=0.1)
+    # The edge between an image and its padding is no texture.
+    _, texture, _ = likeness(F.pad(luma, padding), inside)
+    assert not texture[:, :, 128 // CELL - 1].any()
+    assert not texture[..., 160 // CELL - 1].any()
+
+
+def test_an_image_is_judged_alone_whatever_its_batch():
+    images = torch.cat([as_tensor(with_copy(textured())), as_tensor(textured())])
+    together = likeness(images, torch.ones_like(images))
+    for index in range(2):
+        alone = likeness(images[index : index + 1], torch.ones_like(images[:1]))
+        for one, all_ in zip(alone, together, strict=True):
+            torch.testing.assert_close(one[0], all_[index], rtol=1e-3, atol=1e-4)
+
+
+def test_the_branch_is_silent_at_first_and_then_learns():
+    stem, plain = ForensicStem(24, 16, True, copies=True), ForensicStem(24, 16, True)
+    plain.load_state_dict(stem.state_dict(), strict=False)
+    images = (as_tensor(with_copy(textured())) / 127.5 - 1).repeat(1, 3, 1, 1)
+    torch.testing.assert_close(stem(images), plain(images))
+    stem(images).square().sum().backward()
+    assert stem.copies.tokens[-1].weight.grad.any()
