@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Three classical detectors as predictions that `tools/score.py` reads: what learning must beat.
+"""Four classical detectors as predictions that `tools/score.py` reads: what learning must beat.
 
     benchmarks/classical_detectors.py ela   DATASET --output FOLDER
     benchmarks/classical_detectors.py noise DATASET --output FOLDER
     benchmarks/classical_detectors.py steps DATASET --output FOLDER
+    benchmarks/classical_detectors.py copies DATASET --output FOLDER
 
 ela (error level analysis, Krawetz 2007): |image - the image as JPEG of quality 90|, mean over the
 channels, blurred by a 9 x 9 box, divided by its highest value.
@@ -16,8 +17,11 @@ steps (quantisation): how little a place has the periods of the image's own JPEG
 over 7 x 7 blocks; the raw statistic that `STEM: forensic-jpeg` learns from, so that it says what
 learning adds.
 
-An image's score is its map's 99th percentile less its median; of steps its highest value. They
-train on nothing, so that anybody gets the same maps.
+copies (self-matching): how surely a place is found again elsewhere in the image, shifted; both ends
+are marked. The raw statistic of `STEM: forensic-copies`.
+
+An image's score is its map's 99th percentile less its median; of steps its highest value; of copies
+the area found, as a share of the image. They train on nothing, so that anybody gets the same maps.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from torch.nn import functional as F
 
 from loupe.data.catalog import load_dataset
 from loupe.data.decoding import read_image
+from loupe.modeling.copies import CELL, CHANCE, likeness
 from loupe.modeling.stems import QuantisationBranch
 
 QUALITY = 90
@@ -90,6 +95,23 @@ def missing_steps(image: np.ndarray) -> np.ndarray:
     return levels[: image.shape[0], : image.shape[1]]
 
 
+def copies(image: np.ndarray) -> np.ndarray:
+    """Map (H, W) float32 in [0, 1) of an image (H, W, 3) uint8 RGB."""
+    luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    luma = torch.from_numpy(luma)[None, None].float()
+    height, width = (-(-side // CELL) * CELL for side in image.shape[:2])
+    padding = (0, width - image.shape[1], 0, height - image.shape[0])
+    found, _, _ = likeness(F.pad(luma, padding), F.pad(torch.ones_like(luma), padding))
+    best = found.amax(dim=1, keepdim=True)
+    levels = F.interpolate(best, (height, width), mode="bilinear")[0, 0].numpy()
+    return levels[: image.shape[0], : image.shape[1]]
+
+
+def area_found(levels: np.ndarray) -> float:
+    """Share of the image that is found again, by how surely."""
+    return float(np.square(np.clip(levels - CHANCE, 0, None)).mean())
+
+
 @lru_cache(maxsize=1)
 def _quantisation() -> QuantisationBranch:
     """For its statistics alone; nothing of it is trained."""
@@ -106,6 +128,7 @@ DETECTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndar
     "ela": (error_levels, contrast),
     "noise": (noise_levels, contrast),
     "steps": (missing_steps, lambda levels: float(levels.max())),
+    "copies": (copies, area_found),
 }
 
 
