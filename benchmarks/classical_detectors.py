@@ -21,7 +21,8 @@ copies (self-matching): how surely a place is found again elsewhere in the image
 are marked. The raw statistic of `STEM: forensic-copies`.
 
 An image's score is its map's 99th percentile less its median; of steps its highest value; of copies
-the area found, as a share of the image. They train on nothing, so that anybody gets the same maps.
+how much is found again, the mean square of likeness above chance. They train on nothing, so that
+anybody gets the same maps.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def copies(image: np.ndarray) -> np.ndarray:
 
 
 def area_found(levels: np.ndarray) -> float:
-    """Share of the image that is found again, by how surely."""
+    """Mean square of likeness above chance: how much is found again, and how surely."""
     return float(np.square(np.clip(levels - CHANCE, 0, None)).mean())
 
 

@@ -35,7 +35,9 @@ def parse_arguments(words: list[str] | None, documentation: str) -> argparse.Nam
     parser.add_argument("--threads", type=int, default=1, help="of each run; default: %(default)s")
     add_scale_options(parser)
     group = parser.add_argument_group("leave-one-out (loo, families)")
-    group.add_argument("--techniques", nargs="+", default=[], help="left out; default: all")
+    group.add_argument(
+        "--techniques", nargs="+", default=[], help="left out; default: all but clone"
+    )
     group.add_argument(
         "--setting",
         nargs=2,

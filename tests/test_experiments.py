@@ -248,6 +248,11 @@ def test_an_unknown_technique_is_refused():
         known_techniques(["splise"])
 
 
+def test_what_no_stream_takes_by_default_is_not_left_out_by_default():
+    assert "clone" not in known_techniques([])
+    assert known_techniques(["clone"]) == ("clone",)
+
+
 # Runs.
 
 TRAINER = """

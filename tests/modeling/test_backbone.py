@@ -353,12 +353,15 @@ def test_periods_below_zero_do_not_enter_the_sums_of_those_above():
     assert not torch.equal(excess[:, 1], excess[:, 0])
 
 
+@pytest.mark.parametrize("stem", ["forensic-jpeg", "forensic-copies"])
 @pytest.mark.parametrize("key", ["PIXEL_MEAN", "PIXEL_STD"])
-def test_the_jpeg_stem_refuses_pixels_of_another_scale(build: Callable[..., Loupe], key: str):
+def test_a_stem_of_grey_levels_refuses_pixels_of_another_scale(
+    build: Callable[..., Loupe], key: str, stem: str
+):
     with pytest.raises(ValueError, match=rf"MODEL\.{key} .*128.*127\.5"):
         build(
             *("MODEL.PERCEPTION_ENCODER.PATCH_SIZE", 16, "INPUT.SIZE", 96),
-            *("MODEL.PERCEPTION_ENCODER.STEM", "forensic-jpeg"),
+            *("MODEL.PERCEPTION_ENCODER.STEM", stem),
             *(f"MODEL.{key}", [128.0, 128.0, 128.0]),
         )
 

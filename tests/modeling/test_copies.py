@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from loupe.modeling.copies import CELL, CopyBranch, likeness
+from loupe.modeling.copies import CELL, CopyBranch, _likeliest_shifts, likeness
 from loupe.modeling.stems import ForensicStem
 
 # Where the copy lies, and where it was taken from: y, x, of 48 pixels.
@@ -79,15 +79,16 @@ def test_stripes_and_edges_are_no_copies_of_themselves():
     noise = np.random.default_rng(0).normal(0, 2, (128, 160))
     stripes = (128 + 60 * np.sin(2 * np.pi * (x + y) / 16) + noise).astype(np.uint8)
     edge = (np.where(y < 64, 60, 190) + noise).astype(np.uint8)
+    # At the very border slopes are not what they are inside.
     assert find(stripes)[4:-4, 4:-4].max() < 0.3
     assert find(edge)[4:-4, 4:-4].max() < 0.3
 
 
-def test_the_shift_is_told_with_its_votes():
-    luma = as_tensor(with_copy(textured()))
-    _, _, votes = likeness(luma, torch.ones_like(luma))
-    _, _, chance = likeness(as_tensor(textured()), torch.ones_like(luma))
-    assert votes[0, 0] > 1.5 * chance.max()
+def test_the_shift_of_a_copy_outvotes_chance():
+    shifts, votes = _likeliest_shifts(as_tensor(with_copy(textured()))[0, 0] - 128)
+    _, chance = _likeliest_shifts(as_tensor(textured())[0, 0] - 128)
+    assert shifts[0].tolist() == [COPY[0] - ORIGINAL[0], COPY[1] - ORIGINAL[1]]
+    assert votes[0] > 1.5 * chance.max()
 
 
 def test_a_flat_image_has_no_copies_and_no_infinities():
@@ -98,30 +99,39 @@ def test_a_flat_image_has_no_copies_and_no_infinities():
     assert places.max() < 0.1
 
 
-def test_padding_is_no_part_of_the_image():
-    luma = as_tensor(with_copy(textured()))
-    branch = CopyBranch(8, 16)
-    alone, image = branch.statistics(luma, torch.ones_like(luma))
-    padding = (0, 64, 0, 32)
-    inside = F.pad(torch.ones_like(luma), padding)
-    padded, of_padded = branch.statistics(F.pad(luma, padding), inside)
-    # The borders of an image are a little less of it where padding follows.
-    assert (padded[:, :4, :8, :10] - alone[:, :4]).abs().mean() < 0.05
-    assert padded[:, :4, 9:].max() < 0.1
-    torch.testing.assert_close(of_padded[:, 0], image[:, 0], rtol=0.1, atol=0.1)
-    # The edge between an image and its padding is no texture.
-    _, texture, _ = likeness(F.pad(luma, padding), inside)
-    assert not texture[:, :, 128 // CELL - 1].any()
-    assert not texture[..., 160 // CELL - 1].any()
+@pytest.mark.parametrize("canvas", [(128, 160), (160, 224), (512, 512)])
+def test_padding_is_no_part_of_the_image(canvas: tuple[int, int]):
+    # Of no whole number of patches, nor of cells.
+    image = as_tensor(with_copy(textured())[:126, :157])
+    exact = image[..., :124, :156]
+    found, texture, votes = likeness(exact, torch.ones_like(exact))
+    padding = (0, canvas[1] - 157, 0, canvas[0] - 126)
+    padded = likeness(F.pad(image, padding), F.pad(torch.ones_like(image), padding))
+    torch.testing.assert_close(padded[2], votes)
+    for alone, with_padding in zip((found, texture), padded, strict=False):
+        torch.testing.assert_close(with_padding[..., :31, :39], alone)
+        assert not with_padding[..., 31:, :].any()
+        assert not with_padding[..., 39:].any()
 
 
 def test_an_image_is_judged_alone_whatever_its_batch():
     images = torch.cat([as_tensor(with_copy(textured())), as_tensor(textured())])
-    together = likeness(images, torch.ones_like(images))
+    inside = torch.ones_like(images)
+    inside[1, :, 96:] = 0
+    together = likeness(images * inside, inside)
     for index in range(2):
-        alone = likeness(images[index : index + 1], torch.ones_like(images[:1]))
+        alone = likeness(*(part[index : index + 1] for part in (images * inside, inside)))
         for one, all_ in zip(alone, together, strict=True):
-            torch.testing.assert_close(one[0], all_[index], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(one[0], all_[index])
+
+
+@pytest.mark.parametrize("size", [(4, 8), (16, 16), (24, 96), (32, 32), (32, 64)])
+def test_an_image_too_small_to_repeat_itself_does_not(size: tuple[int, int]):
+    image = as_tensor(textured()[: size[0], : size[1]])
+    found, _, votes = likeness(image, torch.ones_like(image))
+    assert votes.min() >= 0
+    assert not found[votes == 0].any()
+    assert min(size) >= 32 or not found.any()
 
 
 def test_the_branch_is_silent_at_first_and_then_learns():
@@ -131,3 +141,12 @@ def test_the_branch_is_silent_at_first_and_then_learns():
     torch.testing.assert_close(stem(images), plain(images))
     stem(images).square().sum().backward()
     assert stem.copies.tokens[-1].weight.grad.any()
+
+
+def test_the_stem_takes_padding_from_its_images():
+    stem = ForensicStem(24, 16, True, copies=True)
+    seen = []
+    stem.copies.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    images = (as_tensor(textured()) / 127.5 - 1).repeat(1, 3, 1, 1)
+    stem(F.pad(images, (0, 32, 0, 64)))
+    torch.testing.assert_close(seen[0], F.pad(torch.ones(1, 1, 128, 160), (0, 32, 0, 64)))

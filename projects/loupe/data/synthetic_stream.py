@@ -5,8 +5,9 @@ perhaps with
 
 - `&difficulty=D`, 0 to 100 per cent (100 by default, see `make_forgery`);
 - `&uncropped=U`, per cent of hosts whose JPEG blocks start at the image's corner (0 by default);
-- `&reshared=R`, per cent of finished images that were shrunk or stored as JPEG once more (0);
-- `&techniques=splice+splice+copy-move`, those to take in turn, instead of all;
+- `&reshared=R`, per cent of images that were shrunk, stored as JPEG once more, or both (0 by
+  default);
+- `&techniques=splice+splice+copy-move`, those to take in turn, instead of all but `clone`;
 - `&without=removal+generated`, those to leave out;
 - `&photographs=PATH`, further photographs: a folder, or a manifest, of which the authentic ones
   count.

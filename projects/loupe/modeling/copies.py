@@ -12,18 +12,22 @@ from torch.nn import functional as F
 CELL = 4
 # Windows in which two places are compared, in cells.
 WINDOW = 5
-# Shifts compared, the likeliest of the image; none is shorter than so many pixels, for neighbours
-# always look alike.
+# Shifts compared: the likeliest of the image.
 NUM_SHIFTS = 6
+# None is shorter, in pixels, for neighbours always look alike.
 SHORTEST = 24
-# Of the band of frequencies that is matched: below are shades, above is what JPEG throws away.
+# An image with a smaller side, in pixels, has too few shifts to choose from.
+SMALLEST = 32
+# Standard deviations, in pixels, of the two blurs whose difference is matched: the coarse one takes
+# away shades, the fine one what JPEG spoils.
 FINE, COARSE = 0.7, 3.0
 # The band of the spectrum that votes for shifts, in cycles per pixel.
 VOTING = (0.03, 0.3)
-# A difference of one grey level counts for nothing.
+# Texture fainter than this, in squared grey levels, is hardly found again.
 FLOOR = 1.0
-# What chance makes of likeness.
+# Likeness up to this comes by chance.
 CHANCE = 0.2
+# So many shifts, the best, describe the image as a whole.
 NUM_BEST = 3
 
 
@@ -32,9 +36,9 @@ class CopyBranch(nn.Module):
 
     Copies without a turn or a change of scale repeat the texture of their originals under one
     shift, which stands out in the image's autocorrelation (Fridrich, Soukal and Lukas 2003), and
-    does so after recompression and rescaling, for original and copy suffer alike. Natural images
-    repeat themselves too, along edges and in stripes: a place counts as found again only where a
-    pixel's shift in any direction would make the match much worse.
+    does so after recompression and rescaling, for original and copy suffer nearly alike. Natural
+    images repeat themselves too, along edges and in stripes: a place counts as found again only
+    where a pixel's shift in any direction would make the match much worse.
     """
 
     def __init__(self, embed_dim: int, patch_size: int) -> None:
@@ -78,31 +82,41 @@ class CopyBranch(nn.Module):
 def likeness(luma: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """How surely each place is found again under each of the image's likeliest shifts.
 
+    Each image is judged within its own borders, whatever it shares a batch with.
+
     Args:
         luma: (B, 1, H, W) float32 grey levels, both sides multiples of CELL.
-        inside: (B, 1, H, W) float32, 0 = padding, else 1.
+        inside: (B, 1, H, W) float32, 1 = image, at the top left, 0 = padding.
 
     Returns:
         Likeness (B, K, H / CELL, W / CELL) in [0, 1), of copies and originals both; texture, the
         mean squared slope in the direction of the least, (B, 1, H / CELL, W / CELL); and the votes
-        for each shift (B, K), in standard deviations.
+        for each shift (B, K), in standard deviations. All 0 in padding, for shifts that a small
+        image does not have, and for images with a side below SMALLEST.
     """
-    count = inside.sum(dim=(2, 3), keepdim=True).clamp(min=1)
-    luma = luma - (luma * inside).sum(dim=(2, 3), keepdim=True) / count
-    smooth = _blur(luma * inside, FINE)
-    # The edge of the padding is none of the image's.
-    well_inside = 1 - _highest(1 - inside, 2 * round(3 * COARSE) + 1)
-    band = (smooth - _blur(luma * inside, COARSE)) * well_inside
-    texture = _least_slope(smooth) * F.avg_pool2d(well_inside, CELL)
-    shifts, votes = _likeliest_shifts(band)
-    found = torch.stack(
-        [_compare(*image) for image in zip(band[:, 0], texture[:, 0], shifts.tolist(), strict=True)]
-    )
+    height, width = (side // CELL for side in luma.shape[2:])
+    found = luma.new_zeros(len(luma), NUM_SHIFTS, height, width)
+    texture = luma.new_zeros(len(luma), 1, height, width)
+    votes = luma.new_zeros(len(luma), NUM_SHIFTS)
+    for index, own in enumerate(inside[:, 0] > 0):
+        h, w = (int(own.any(dim=axis).sum()) // CELL for axis in (1, 0))
+        if CELL * min(h, w) < SMALLEST:
+            continue
+        image = luma[index : index + 1, :, : CELL * h, : CELL * w]
+        smooth = _blur(image - image.mean(), FINE)
+        band = smooth - _blur(image - image.mean(), COARSE)
+        texture[index, :, :h, :w] = _least_slope(smooth)[0]
+        shifts, votes[index] = _likeliest_shifts(band[0, 0])
+        likely = _compare(band[0, 0], texture[index, 0, :h, :w], shifts.tolist())
+        found[index, :, :h, :w] = likely * (votes[index] > 0)[:, None, None]
     return found, texture, votes
 
 
 def _compare(band: Tensor, texture: Tensor, shifts: list[list[int]]) -> Tensor:
-    """(H, W) and (H / CELL, W / CELL) of one image -> likeness (K, H / CELL, W / CELL)."""
+    """(H, W) and (H / CELL, W / CELL) of one image -> likeness (K, H / CELL, W / CELL).
+
+    What a shift moves over a border comes in at the other side: chance makes little of that.
+    """
     shifted = torch.stack([band.roll((-y, -x), (0, 1)) for y, x in shifts])
     difference = _window(F.avg_pool2d((shifted - band).square()[:, None], CELL))[:, 0]
     of_cells = [(round(y / CELL), round(x / CELL)) for y, x in shifts]
@@ -115,22 +129,21 @@ def _compare(band: Tensor, texture: Tensor, shifts: list[list[int]]) -> Tensor:
 
 
 def _likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
-    """Peaks of the autocorrelation of each image: (B, K, 2) int64 as y x, and heights (B, K).
+    """Peaks of the autocorrelation of an image (H, W): (K, 2) int64 as y x, and their heights (K,).
 
     Its spectrum is whitened by its surroundings first, lest the ordinary likeness of neighbours
-    decides. Heights are in standard deviations of the autocorrelation.
+    decides. Heights are in standard deviations of the autocorrelation; 0 = it has no more peaks.
     """
-    height, width = band.shape[2:]
+    height, width = band.shape
     power = torch.fft.rfft2(band, s=(2 * height, 2 * width)).abs().square()
-    near = _mean(power, 9)
-    near = near[..., : power.shape[2], : power.shape[3]]
     y = torch.fft.fftfreq(2 * height, device=band.device)[:, None]
     x = torch.fft.rfftfreq(2 * width, device=band.device)
     low, high = ((x.square() + y.square()) / limit**2 for limit in VOTING)
     voting = (-high).exp() * (1 - (-low).exp())
-    votes = torch.fft.irfft2(power / (near + 1e-6) * voting, s=(2 * height, 2 * width))
+    whitened = power / (_mean(power[None], 9)[0] + 1e-6)
+    votes = torch.fft.irfft2(whitened * voting, s=(2 * height, 2 * width))
     # A shift and its reverse are one: half of them will do.
-    votes = votes[:, 0, : height + 1]
+    votes = votes[: height + 1]
     y = torch.arange(height + 1, device=band.device)[:, None]
     x = torch.fft.fftfreq(2 * width, 1 / (2 * width), device=band.device)
     # Few pixels vote for long shifts.
@@ -138,19 +151,21 @@ def _likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
     votes = votes / overlap.sqrt()
     out = (y.square() + x.square() < SHORTEST**2) | ((y == 0) & (x < 0))
     out = out | (y > 0.9 * height) | (x.abs() > 0.9 * width)
-    deviation = votes.masked_fill(out, 0.0).square().mean(dim=(1, 2)).sqrt()
-    votes = votes.masked_fill(out, -1e9)
+    deviation = votes.masked_fill(out, 0.0).square().mean().sqrt()
     # A peak counts once: the highest of a square of 4 pixels and of those around it.
-    peaks, places = F.max_pool2d(votes, 4, return_indices=True)
-    peaks = peaks.masked_fill(peaks < F.max_pool2d(peaks, 3, 1, 1), -1e9)
-    peak, index = peaks.flatten(1).topk(NUM_SHIFTS)
-    index = places.flatten(1).gather(1, index)
-    shifts = torch.stack([index // (2 * width), x[index % (2 * width)].long()], dim=2)
-    return shifts, peak / (deviation[:, None] + 1e-6)
+    peaks, places = F.max_pool2d(votes.masked_fill(out, 0.0)[None], 4, return_indices=True)
+    peaks = peaks.masked_fill(peaks < F.max_pool2d(peaks, 3, 1, 1), 0.0)
+    peak, index = peaks.flatten().topk(NUM_SHIFTS)
+    index = places.flatten()[index]
+    shifts = torch.stack([index // (2 * width), x[index % (2 * width)].round().long()], dim=1)
+    return shifts, peak / (deviation + 1e-6)
 
 
 def _least_slope(image: Tensor) -> Tensor:
-    """Smaller eigenvalue of the structure tensor in windows, (B, 1, H / CELL, W / CELL)."""
+    """Smaller eigenvalue of the structure tensor in windows, (B, 1, H / CELL, W / CELL).
+
+    At the border slopes are halved, so that strong stripes seem to have a little texture there.
+    """
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
     x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
@@ -167,11 +182,6 @@ def _mean(x: Tensor, side: int) -> Tensor:
     """Over side x side neighbourhoods, one axis after the other, which is quicker."""
     x = F.avg_pool2d(x, (side, 1), 1, (side // 2, 0), count_include_pad=False)
     return F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
-
-
-def _highest(x: Tensor, side: int) -> Tensor:
-    x = F.max_pool2d(x, (side, 1), 1, (side // 2, 0))
-    return F.max_pool2d(x, (1, side), 1, (0, side // 2))
 
 
 def _blur(image: Tensor, sigma: float) -> Tensor:

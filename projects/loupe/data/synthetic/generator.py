@@ -74,7 +74,7 @@ def make_forgery(
         difficulty: share of the draws (of camera, content, processing) from the whole range; the
             others leave strong traces, for models that must learn something within minutes.
         uncropped: share of hosts whose JPEG blocks start at the image's corner (`take_host`).
-        reshared: share of finished images that were shrunk, or stored as JPEG, once more.
+        reshared: share of images that were shrunk, stored as JPEG once more, or both.
 
     Raises:
         ValueError: a technique is unknown, or the size is too small.

@@ -26,8 +26,8 @@ _GRID = 8  # Side of the blocks of JPEG.
 # How often a finished image is blurred, sharpened, made noisy, toned, stored as JPEG.
 _POST_SHARES = np.array([0.08, 0.06, 0.08, 0.08, 0.5])
 
-# What a finished image goes through that is sent on or put on a page: how far it is shrunk, how
-# often it is shrunk, stored as JPEG, or both, and with which qualities.
+# What an image goes through that is sent on or put on a page: how far it is shrunk (before all
+# other processing), how often that is, how often it is stored as JPEG (after it), and how well.
 _SHRUNK = (0.6, 1.0)
 _SHRINKS, _STORES = 0.5, 0.75
 SHARED_QUALITIES = (60, 98)
@@ -133,7 +133,7 @@ def _retouch(rng: np.random.Generator, donor: np.ndarray) -> np.ndarray:
 
 
 def draw_sharing(rng: np.random.Generator) -> tuple[float, bool]:
-    """How a finished image is passed on: its scale and whether it is stored; never neither."""
+    """How an image is passed on: its scale and whether it is stored; never neither."""
     kind = rng.random()
     return float(rng.uniform(*_SHRUNK)) if kind < _SHRINKS else 1.0, kind >= 1 - _STORES
 

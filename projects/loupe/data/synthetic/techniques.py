@@ -55,8 +55,15 @@ def copy_move(rng: np.random.Generator, scene: Scene) -> Forgery:
 
 
 def clone(rng: np.random.Generator, scene: Scene) -> Forgery:
-    """An object of the host once more at another place, just shifted, as most copies are."""
+    """An object of the host once more at another place, shifted, not turned or scaled.
+
+    Its colours may be matched as those of other copies are.
+    """
     return _copy(rng, scene, is_shifted=True)
+
+
+# Neither turned nor scaled, and never resampled.
+_SHIFT = np.eye(2), cv2.INTER_NEAREST
 
 
 def _copy(rng: np.random.Generator, scene: Scene, is_shifted: bool) -> Forgery:
@@ -79,10 +86,6 @@ def _copy(rng: np.random.Generator, scene: Scene, is_shifted: bool) -> Forgery:
         255 * source_region.astype(np.uint8), matrix, (size, size), flags=cv2.INTER_LINEAR
     )
     return _match(rng, content, host, region > 127, 0.1), region > 127
-
-
-# Neither turned nor scaled, and never resampled.
-_SHIFT = np.eye(2), cv2.INTER_NEAREST
 
 
 def _draw_linear(rng: np.random.Generator, easy: bool) -> tuple[np.ndarray, int]:
