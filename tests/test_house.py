@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -122,6 +123,16 @@ def test_every_function_is_typed(path: Path):
 def test_no_file_has_a_name_that_says_nothing():
     empty_names = {"utils.py", "misc.py", "helpers.py", "common.py"}
     assert [relative(path) for path in SOURCES if path.name in empty_names] == []
+
+
+def test_what_opens_with_its_interpreter_can_be_run():
+    assert_none(
+        {
+            relative(path): "not executable"
+            for path in text_files()
+            if path.read_text(encoding="utf-8").startswith("#!") and not os.access(path, os.X_OK)
+        }
+    )
 
 
 def test_no_file_names_an_absolute_path_of_one_machine():
