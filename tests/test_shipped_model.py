@@ -20,7 +20,7 @@ from loupe.modeling.backbone import build_perception_encoder
 from tools import predict
 
 ROOT = Path(__file__).parents[1]
-NAME = "loupe://loupe_tiny_jpeg.safetensors"
+NAME = "loupe://loupe_tiny_copies.safetensors"
 # The one that it started from, and that the quick configurations freeze.
 FIRST = "loupe://loupe_tiny.safetensors"
 

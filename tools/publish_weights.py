@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Writes a checkpoint in half precision to `weights/` and its SHA-256 to `weights/SHA256SUMS`.
 
-    tools/publish_weights.py output/loupe_tiny/stage2/model_best.pth loupe_tiny_jpeg.safetensors
+    tools/publish_weights.py output/loupe_tiny/stage2/model_best.pth loupe_tiny_copies.safetensors
 
-`loupe://loupe_tiny_jpeg.safetensors` then means that file, and is refused if it changes.
+`loupe://loupe_tiny_copies.safetensors` then means that file, and is refused if it changes.
 """
 
 from __future__ import annotations
