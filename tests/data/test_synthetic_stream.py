@@ -69,21 +69,13 @@ def test_difficulty_is_a_part_of_the_streams_name():
     assert (easy != hard).any()
 
 
-def test_uncropped_hosts_are_a_part_of_the_streams_name_and_none_is_the_default():
+@pytest.mark.parametrize("option", ["uncropped", "reshared"])
+def test_histories_are_a_part_of_the_streams_name_and_ordinary_by_default(option: str):
     name = "synthetic://test?size=48&index=0"
-    images = [render(name + option)[0] for option in ("", "&uncropped=0", "&uncropped=100")]
+    images = [render(name + words)[0] for words in ("", f"&{option}=0", f"&{option}=100")]
     np.testing.assert_array_equal(images[0], images[1])
     assert (images[0] != images[2]).any()
-    listed = list_synthetic("synthetic://test?size=48&count=1&uncropped=100")[0]["file_name"]
-    np.testing.assert_array_equal(render(listed)[0], images[2])
-
-
-def test_images_shared_once_more_are_a_part_of_the_streams_name_and_none_is_the_default():
-    name = "synthetic://test?size=48&index=1"
-    images = [render(name + option)[0] for option in ("", "&reshared=0", "&reshared=100")]
-    np.testing.assert_array_equal(images[0], images[1])
-    assert (images[0] != images[2]).any()
-    listed = list_synthetic("synthetic://test?size=48&count=2&reshared=100")[1]["file_name"]
+    listed = list_synthetic(f"synthetic://test?size=48&count=1&{option}=100")[0]["file_name"]
     np.testing.assert_array_equal(render(listed)[0], images[2])
 
 

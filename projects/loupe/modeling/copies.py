@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loupe.modeling.layers import SilentConvs
+
 CELL = 4
 # Windows in which two places are compared, in cells.
 WINDOW = 5
@@ -46,15 +48,7 @@ class CopyBranch(nn.Module):
         self.cells = patch_size // CELL
         self.places = nn.Conv2d(5, embed_dim, 1)
         self.image = nn.Linear(2 * NUM_BEST, embed_dim)
-        self.tokens = nn.Sequential(
-            nn.GELU(),
-            nn.Conv2d(embed_dim, embed_dim, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(embed_dim, embed_dim, 1),
-        )
-        # Silent at first, so that an encoder trained without it can learn to hear it.
-        nn.init.zeros_(self.tokens[-1].weight)
-        nn.init.zeros_(self.tokens[-1].bias)
+        self.tokens = SilentConvs(embed_dim)
 
     def forward(self, luma: Tensor, inside: Tensor) -> Tensor:
         """Takes what `likeness` does; returns (B, C, h, w)."""

@@ -40,6 +40,17 @@ class FeedForward(nn.Module):
         return self.norm(x + self.mlp(x))
 
 
+class SilentConvs(nn.Sequential):
+    """Convolutions that give 0 at first, so that a trained network can learn to hear a new part."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(
+            nn.GELU(), nn.Conv2d(dim, dim, 3, padding=1), nn.GELU(), nn.Conv2d(dim, dim, 1)
+        )
+        nn.init.zeros_(self[-1].weight)
+        nn.init.zeros_(self[-1].bias)
+
+
 def sine_position(h: int, w: int, dim: int, device: torch.device) -> Tensor:
     """Sine position code of a grid, as in Mask2Former.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loupe.modeling.copies import CopyBranch
+from loupe.modeling.layers import SilentConvs
 
 # Second differences along four directions, and their sum: what is left of an image when its
 # smooth content is removed (the idea of the SRM residuals of Fridrich and Kodovsky, 2012).
@@ -197,15 +198,7 @@ class QuantisationBranch(nn.Module):
         channels = 2 * (len(low) + len(STEPS) + 2 * len(NEIGHBOURHOODS))
         self.places = nn.Conv2d(channels, embed_dim, 1)
         self.image = nn.Linear(len(low) * len(STEPS), embed_dim)
-        self.tokens = nn.Sequential(
-            nn.GELU(),
-            nn.Conv2d(embed_dim, embed_dim, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(embed_dim, embed_dim, 1),
-        )
-        # Silent at first, so that an encoder trained without it can learn to hear it.
-        nn.init.zeros_(self.tokens[-1].weight)
-        nn.init.zeros_(self.tokens[-1].bias)
+        self.tokens = SilentConvs(embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1], padding 0 -> (B, C, h, w)."""
