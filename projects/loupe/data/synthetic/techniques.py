@@ -57,7 +57,7 @@ def copy_move(rng: np.random.Generator, scene: Scene) -> Forgery:
 def clone(rng: np.random.Generator, scene: Scene) -> Forgery:
     """An object of the host once more at another place, shifted, not turned or scaled.
 
-    Its colours may be matched as those of other copies are.
+    Its colours may be matched as those of other copies are. There is no easy one.
     """
     return _copy(rng, scene, is_shifted=True)
 
