@@ -41,6 +41,7 @@ from torch.nn import functional as F
 
 from loupe.data.catalog import load_dataset
 from loupe.data.decoding import read_image
+from loupe.modeling.canvas import stack_padded
 from loupe.modeling.copies import CELL, CHANCE, likeness
 from loupe.modeling.stems import QuantisationBranch
 
@@ -86,25 +87,24 @@ def noise_levels(image: np.ndarray) -> np.ndarray:
 
 def missing_steps(image: np.ndarray) -> np.ndarray:
     """Map (H, W) float32 in [0, 1] of an image (H, W, 3) uint8 RGB."""
-    pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 127.5 - 1
-    height, width = (-(-side // BLOCK) * BLOCK for side in image.shape[:2])
-    pixels = F.pad(pixels, (0, width - image.shape[1], 0, height - image.shape[0]))
-    excess, variance, _ = _quantisation().excess(pixels)
+    pixels = torch.tensor(image).permute(2, 0, 1).float() / 127.5 - 1
+    excess, variance, _ = _quantisation().excess(stack_padded([pixels], BLOCK))
     near, spread = (49 * F.avg_pool2d(value[:, 1:], 7, 1, 3) for value in (excess, variance))
     foreign = (-near / (spread + 1).sqrt() / FOREIGN_DEVIATIONS).clamp(0, 1)
-    levels = F.interpolate(foreign, (height, width), mode="bilinear")[0, 0].numpy()
-    return levels[: image.shape[0], : image.shape[1]]
+    return _at_pixels(foreign, BLOCK, image)
 
 
 def copies(image: np.ndarray) -> np.ndarray:
     """Map (H, W) float32 in [0, 1) of an image (H, W, 3) uint8 RGB."""
     luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    luma = torch.from_numpy(luma)[None, None].float()
-    height, width = (-(-side // CELL) * CELL for side in image.shape[:2])
-    padding = (0, width - image.shape[1], 0, height - image.shape[0])
-    found, _, _ = likeness(F.pad(luma, padding), F.pad(torch.ones_like(luma), padding))
-    best = found.amax(dim=1, keepdim=True)
-    levels = F.interpolate(best, (height, width), mode="bilinear")[0, 0].numpy()
+    luma = torch.from_numpy(luma)[None].float()
+    found, _, _ = likeness(*(stack_padded([x], CELL) for x in (luma, torch.ones_like(luma))))
+    return _at_pixels(found.amax(dim=1, keepdim=True), CELL, image)
+
+
+def _at_pixels(cells: torch.Tensor, side: int, image: np.ndarray) -> np.ndarray:
+    """(1, 1, h, w) of squares of `side` pixels -> (H, W) of the image, without its padding."""
+    levels = F.interpolate(cells, scale_factor=side, mode="bilinear")[0, 0].numpy()
     return levels[: image.shape[0], : image.shape[1]]
 
 

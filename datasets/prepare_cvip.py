@@ -14,13 +14,15 @@ quality.
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from loupe.data.decoding import read_image, read_mask
+from loupe.data.manifest import write_manifest
+from loupe.data.pairing import make_dataset_dict
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -32,18 +34,6 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--quality", type=int, help="store the images as JPEG of that quality")
     return parser.parse_args(words)
-
-
-def read(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 BGR.
-
-    Raises:
-        ValueError: It is not there, or no image.
-    """
-    image = cv2.imread(str(path))
-    if image is None:
-        raise ValueError(f"{path}: no such image; give the folder with `Dataset 0` and `Dataset 3`")
-    return image
 
 
 def copy_alone(forged: np.ndarray, original: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
@@ -67,38 +57,46 @@ def prepare(folder: Path, output: Path, quality: int | None = None) -> list[str]
     """Writes manifest, masks and perhaps images; returns the names of those left out.
 
     Raises:
-        ValueError: The folder does not hold the data set.
+        ValueError: The folder does not hold the data set, or an image of it cannot be read.
+        FileExistsError: There is a manifest already.
     """
     originals = sorted((folder / "Dataset 3").glob("*.bmp"))
     if not originals:
         raise ValueError(f"{folder}: no `Dataset 3` with *.bmp in it; give the folder above")
     (output / "masks").mkdir(parents=True, exist_ok=True)
-    rows, left_out = [], []
+    entries, left_out = [], []
     for path in originals:
         forged_path = folder / "Dataset 0" / f"{path.stem}_t.bmp"
-        forged, original = read(forged_path), read(path)
-        ends = read(forged_path.with_name(f"{path.stem}_t_mask.bmp"))[..., 0] > 127
+        forged, original = read_image(forged_path), read_image(path)
+        ends = read_mask(forged_path.with_name(f"{path.stem}_t_mask.bmp")) > 0.5
         mask = copy_alone(forged, original, ends)
         if mask is None:
             left_out.append(forged_path.name)
         else:
-            name = f"masks/{path.stem}.png"
-            cv2.imwrite(str(output / name), 255 * mask.astype(np.uint8))
-            rows.append((_store(forged_path, forged, output, quality), name, 1, "copy-move"))
-        rows.append((_store(path, original, output, quality), "", 0, "authentic"))
-    with open(output / "manifest.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("image", "mask", "label", "technique"), *rows])
+            mask_path = output / "masks" / f"{path.stem}.png"
+            cv2.imwrite(str(mask_path), 255 * mask.astype(np.uint8))
+            stored = _store(forged_path, forged, output, quality)
+            entries.append(
+                make_dataset_dict(
+                    stored, path.stem, label=1, mask_file_name=mask_path, technique="copy-move"
+                )
+            )
+        stored = _store(path, original, output, quality)
+        entries.append(
+            make_dataset_dict(stored, f"{path.stem}_original", label=0, technique="authentic")
+        )
+    write_manifest(entries, output)
     return left_out
 
 
-def _store(path: Path, image: np.ndarray, output: Path, quality: int | None) -> str:
-    """The path for the manifest, of the file itself or of its JPEG."""
+def _store(path: Path, image: np.ndarray, output: Path, quality: int | None) -> Path:
+    """The file itself, or its JPEG."""
     if quality is None:
-        return os.path.relpath(path, output)
+        return path
     (output / "images").mkdir(exist_ok=True)
-    name = f"images/{path.stem}.jpg"
-    cv2.imwrite(str(output / name), image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return name
+    stored = output / "images" / f"{path.stem}.jpg"
+    cv2.imwrite(str(stored), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return stored
 
 
 def main() -> int:
@@ -106,7 +104,7 @@ def main() -> int:
     arguments = parse_arguments()
     try:
         left_out = prepare(arguments.folder, arguments.output, arguments.quality)
-    except ValueError as error:
+    except (ValueError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{arguments.output / 'manifest.csv'}; left out: {', '.join(left_out) or 'none'}")

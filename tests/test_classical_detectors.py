@@ -10,24 +10,12 @@ import numpy as np
 import pytest
 
 from benchmarks import classical_detectors
+from tests.pictures import as_jpeg, in_colour, textured
 
 # Where a region was put, y x, and its side.
 PLACE, SIDE = (96, 128), 64
-
-
-def textured(seed: int = 0) -> np.ndarray:
-    """(200, 248, 3) uint8 of all scales: no multiple of a patch."""
-    rng = np.random.default_rng(seed)
-    noise = sum(
-        side * cv2.resize(rng.standard_normal((200 // side, 248 // side)), (248, 200))
-        for side in (1, 2, 4, 8)
-    )
-    grey = np.clip(128 + 25 * noise / noise.std(), 20, 235).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)
+# No side is a multiple of a patch.
+PICTURES = [in_colour(textured(200, 248, seed=seed)) for seed in (0, 1)]
 
 
 def put(image: np.ndarray, content: np.ndarray) -> np.ndarray:
@@ -37,10 +25,10 @@ def put(image: np.ndarray, content: np.ndarray) -> np.ndarray:
 
 
 FORGERIES = {
-    "ela": put(as_jpeg(textured(), 60), textured(1)),
-    "noise": put(cv2.GaussianBlur(textured(), (0, 0), 1.5), textured(1)),
-    "steps": put(as_jpeg(textured(), 60), textured(1)),
-    "copies": put(textured(), textured()[8:, 16:]),
+    "ela": put(as_jpeg(PICTURES[0], 60), PICTURES[1]),
+    "noise": put(cv2.GaussianBlur(PICTURES[0], (0, 0), 1.5), PICTURES[1]),
+    "steps": put(as_jpeg(PICTURES[0], 60), PICTURES[1]),
+    "copies": put(PICTURES[0], PICTURES[0][8:, 16:]),
 }
 
 
@@ -52,7 +40,7 @@ def test_a_detector_finds_the_forgery_that_it_is_made_for(name: str):
     assert 0 <= levels.min() <= levels.max() <= 1
     inside = levels[PLACE[0] + 12 : PLACE[0] + SIDE - 12, PLACE[1] + 12 : PLACE[1] + SIDE - 12]
     assert inside.mean() > 2 * np.median(levels)
-    untouched = as_jpeg(textured(), 60) if name in ("ela", "steps") else textured()
+    untouched = as_jpeg(PICTURES[0], 60) if name in ("ela", "steps") else PICTURES[0]
     assert judge(levels) > judge(draw(untouched))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import io
 import subprocess
 import sys
@@ -15,19 +14,9 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[1] / "tools" / "install_detectron2.py"
+from tests.scripts import load_script
 
-
-def load_tool() -> types.ModuleType:
-    """Import the tool by path: Detectron2 itself installs a package named `tools`."""
-    specification = importlib.util.spec_from_file_location("install_detectron2", TOOL)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # NamedTuple looks its module up
-    specification.loader.exec_module(module)
-    return module
-
-
-installer = load_tool()
+installer = load_script("tools/install_detectron2.py")
 
 TOY_SOURCES = {
     "LICENSE": "the licence",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -25,6 +24,7 @@ from loupe.evaluation import ForgeryEvaluator
 from loupe.evaluation.robustness import METRICS, Point, areas
 from loupe.inference import LoupePredictor
 from loupe.structures import GroundTruth
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "quick" / "loupe_stage2.yaml"
@@ -33,10 +33,7 @@ SMALL = ["MODEL.PERCEPTION_ENCODER.DEPTH", "1", "TEST.IMS_PER_BATCH", "3", "MODE
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("robustness", ROOT / "tools" / "robustness.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/robustness.py")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -11,16 +10,12 @@ import numpy as np
 import pytest
 
 from loupe.data.catalog import load_dataset
-
-SCRIPT = Path(__file__).parents[2] / "datasets" / "prepare_cvip.py"
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("prepare_cvip", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("datasets/prepare_cvip.py")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import re
@@ -11,7 +10,6 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
@@ -27,19 +25,13 @@ from loupe.evaluation.challenge import (
 )
 from loupe.evaluation.challenge_checks import FAULTS, Fault, image_sizes, validate
 from loupe.evaluation.predictions import find_predictions
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 STEMS = ("a", "b", "c.d")
 SIZE = (24, 36)
 MASK = "masks/a.png"
 JSON = "json/a.json"
-
-
-def load_tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool
 
 
 def make_answers() -> list[ChallengeAnswer]:
@@ -460,7 +452,10 @@ def saved(tmp_path: Path) -> Path:
 def test_the_tools_write_a_submission_and_find_it_valid(form, saved, capsys):
     common = ["--format", form, "--images", str(saved / "images")]
     output = str(saved / "out.zip")
-    writer, validator = load_tool("write_submission"), load_tool("validate_submission")
+    writer, validator = (
+        load_script("tools/write_submission.py"),
+        load_script("tools/validate_submission.py"),
+    )
     assert writer.main([str(saved / "saved"), *common, "--output", output]) == 0
     assert validator.main([output, *common]) == 0
     assert "3 answers written, valid" in capsys.readouterr().out
@@ -470,21 +465,21 @@ def test_the_validating_tool_counts_prints_and_reports_faults(ddl2025, saved, ca
     line("a.png,1.2000\n")(ddl2025)
     words = [str(ddl2025), "--format", "ddl2025", "--images", str(saved / "images")]
     report = saved / "faults.json"
-    assert load_tool("validate_submission").main([*words, "--report", str(report)]) == 1
+    assert load_script("tools/validate_submission.py").main([*words, "--report", str(report)]) == 1
     assert "1 faults: 1 probability-out-of-range" in capsys.readouterr().out
     assert json.loads(report.read_text())["faults"][0]["place"] == "predictions.txt:1"
 
 
 def test_the_validating_tool_says_what_it_cannot_check(tmp_path, capsys):
     words = [str(tmp_path / "none"), "--format", "ddl2025", "--images", str(tmp_path)]
-    assert load_tool("validate_submission").main(words) == 2
+    assert load_script("tools/validate_submission.py").main(words) == 2
     assert "there are no images in it" in capsys.readouterr().err
 
 
 def test_an_image_without_prediction_is_an_error_or_filled(saved, capsys):
     Image.new("RGB", (7, 5)).save(saved / "images/new.png")
     words = [str(saved / "saved"), "--format", "ddl2025", "--images", str(saved / "images")]
-    tool = load_tool("write_submission")
+    tool = load_script("tools/write_submission.py")
     assert tool.main([*words, "--output", str(saved / "out.zip")]) == 2
     assert "new: there is no prediction; predict it, or give --fill" in capsys.readouterr().err
     assert tool.main([*words, "--output", str(saved / "out"), "--fill", "0.5"]) == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import math
 from functools import partial
@@ -17,8 +16,7 @@ from loupe.evaluation import ForgeryEvaluator
 from loupe.evaluation.predictions import PredictionError, find_predictions
 from loupe.evaluation.scoring import ScoringOptions, score_predictions
 from loupe.structures import GroundTruth
-
-TOOL = Path(__file__).parents[2] / "tools" / "score.py"
+from tests.scripts import load_script
 
 
 def make_set(folder: Path, count: int = 12) -> list[dict]:
@@ -183,10 +181,7 @@ def test_images_that_coco_results_leave_out_are_called_authentic(tmp_path, items
 
 @pytest.fixture(scope="module")
 def tool():
-    specification = importlib.util.spec_from_file_location("score_tool", TOOL)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load_script("tools/score.py")
 
 
 def run_tool(tool, folder: Path, *words: str) -> int:

@@ -25,6 +25,7 @@ from loupe.modeling.stems import (
     SpectrumBranch,
     _relative,
 )
+from tests.pictures import as_jpeg, in_colour, textured
 
 CORE = timm.list_models("vit_pe_core_*")
 SPATIAL = timm.list_models("vit_pe_spatial_*")
@@ -269,20 +270,9 @@ def normalised(image: np.ndarray) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def as_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)
-
-
-def textured(height: int, width: int) -> np.ndarray:
-    """A grey picture of all scales, far from both ends of the range."""
-    rng = np.random.default_rng(0)
-    noise = sum(
-        side * cv2.resize(rng.standard_normal((height // side, width // side)), (width, height))
-        for side in (1, 2, 4, 8)
-    )
-    grey = np.clip(128 + 12 * noise / noise.std(), 40, 215).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+def soft(height: int, width: int) -> np.ndarray:
+    """A picture far from both ends of the range."""
+    return in_colour(textured(height, width, contrast=12))
 
 
 def excess_of(image: np.ndarray) -> Tensor:
@@ -292,7 +282,7 @@ def excess_of(image: np.ndarray) -> Tensor:
 
 
 def test_the_step_of_a_jpeg_leaves_a_period_and_others_do_not():
-    picture = textured(128, 128)
+    picture = soft(128, 128)
     # Quality 50 divides the first coefficient by 11 (luma table of the standard).
     _, _, period = QuantisationBranch(8, 8).excess(normalised(as_jpeg(picture, 50)))
     _, _, untouched = QuantisationBranch(8, 8).excess(normalised(picture))
@@ -303,8 +293,8 @@ def test_the_step_of_a_jpeg_leaves_a_period_and_others_do_not():
 
 
 def test_a_region_moved_off_the_grid_of_blocks_lacks_the_period():
-    image = as_jpeg(textured(192, 192), 60)
-    image[64:128, 64:128] = as_jpeg(textured(192, 192), 60)[3:67, 5:69]
+    image = as_jpeg(soft(192, 192), 60)
+    image[64:128, 64:128] = as_jpeg(soft(192, 192), 60)[3:67, 5:69]
     excess = excess_of(image)
     inside = torch.zeros_like(excess, dtype=torch.bool)
     inside[8:16, 8:16] = True
@@ -312,8 +302,8 @@ def test_a_region_moved_off_the_grid_of_blocks_lacks_the_period():
 
 
 def test_the_period_survives_a_second_jpeg_of_higher_quality():
-    image = as_jpeg(textured(192, 192), 60)
-    image[64:128, 64:128] = textured(192, 192)[3:67, 5:69]
+    image = as_jpeg(soft(192, 192), 60)
+    image[64:128, 64:128] = soft(192, 192)[3:67, 5:69]
     excess = excess_of(as_jpeg(image, 92))
     inside = torch.zeros_like(excess, dtype=torch.bool)
     inside[8:16, 8:16] = True
@@ -322,7 +312,7 @@ def test_the_period_survives_a_second_jpeg_of_higher_quality():
 
 @pytest.mark.parametrize("level", [0, 255])
 def test_a_block_with_a_clipped_pixel_counts_for_nothing(level: int):
-    image = as_jpeg(textured(64, 64), 60)
+    image = as_jpeg(soft(64, 64), 60)
     image[20, 20] = level
     excess, variance, _ = QuantisationBranch(8, 8).excess(normalised(image))
     assert not excess[..., 2, 2].any()
@@ -331,7 +321,7 @@ def test_a_block_with_a_clipped_pixel_counts_for_nothing(level: int):
 
 
 def test_blocks_that_reach_into_padding_do_not_count():
-    image = normalised(as_jpeg(textured(64, 72), 60))
+    image = normalised(as_jpeg(soft(64, 72), 60))
     branch = QuantisationBranch(8, 16)
     _, _, whole_blocks = branch.excess(image[..., :56, :64])
     _, _, period = branch.excess(F.pad(image[..., :60, :68], (0, 28, 0, 20)))
@@ -339,7 +329,7 @@ def test_blocks_that_reach_into_padding_do_not_count():
 
 
 def test_padding_does_not_change_what_the_branch_sees_of_an_image():
-    image = normalised(as_jpeg(textured(64, 96), 60))
+    image = normalised(as_jpeg(soft(64, 96), 60))
     branch = QuantisationBranch(8, 16)
     alone, _ = branch.statistics(image)
     padded, _ = branch.statistics(F.pad(image, (0, 64, 0, 32)))
@@ -347,7 +337,7 @@ def test_padding_does_not_change_what_the_branch_sees_of_an_image():
 
 
 def test_periods_below_zero_do_not_enter_the_sums_of_those_above():
-    excess, variance, period = QuantisationBranch(8, 8).excess(normalised(textured(128, 128)))
+    excess, variance, period = QuantisationBranch(8, 8).excess(normalised(soft(128, 128)))
     assert (period < 0).any()
     assert (variance[:, 1] <= variance[:, 0]).all()
     assert not torch.equal(excess[:, 1], excess[:, 0])
@@ -369,7 +359,7 @@ def test_a_stem_of_grey_levels_refuses_pixels_of_another_scale(
 def test_the_quantisation_branch_is_silent_at_first_and_then_learns():
     stem, plain = ForensicStem(24, 16, quantisation=True), ForensicStem(24, 16)
     plain.load_state_dict(stem.state_dict(), strict=False)
-    images = normalised(as_jpeg(textured(64, 64), 60))
+    images = normalised(as_jpeg(soft(64, 64), 60))
     torch.testing.assert_close(stem(images), plain(images))
     stem(images).square().sum().backward()
     assert stem.quantisation.tokens[-1].weight.grad.any()

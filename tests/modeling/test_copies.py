@@ -12,20 +12,12 @@ from torch.nn import functional as F
 from loupe.modeling import copies
 from loupe.modeling.copies import CELL, CopyBranch, _likeliest_shifts, likeness
 from loupe.modeling.stems import ForensicStem
+from tests.pictures import as_jpeg, textured
 
 # Where the copy lies, and where it was taken from: y, x, of 48 pixels.
 COPY, ORIGINAL = (72, 104), (16, 24)
 SIDE = 48
-
-
-def textured(height: int = 128, width: int = 160) -> np.ndarray:
-    """(H, W) uint8 of all scales."""
-    rng = np.random.default_rng(0)
-    noise = sum(
-        side * cv2.resize(rng.standard_normal((height // side, width // side)), (width, height))
-        for side in (1, 2, 4, 8)
-    )
-    return np.clip(128 + 25 * noise / noise.std(), 5, 250).astype(np.uint8)
+SIZE = (128, 160)
 
 
 def with_copy(image: np.ndarray) -> np.ndarray:
@@ -55,19 +47,18 @@ def both_ends(shape: torch.Size) -> Tensor:
 
 
 def test_a_copy_and_its_original_are_found_and_nothing_else_is():
-    found = find(with_copy(textured()))
+    found = find(with_copy(textured(*SIZE)))
     ends = both_ends(found.shape)
     assert found[ends].min() > 0.8
     assert found[~ends].median() < 0.2
-    assert find(textured()).max() < 0.4
+    assert find(textured(*SIZE)).max() < 0.4
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "shrunk"])
 def test_a_copy_is_found_after_recompression_and_rescaling(kind: str):
-    image = with_copy(textured())
+    image = with_copy(textured(*SIZE))
     if kind == "jpeg":
-        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 70])
-        found = find(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
+        found = find(as_jpeg(image, 70))
     else:
         found = find(cv2.resize(image, (120, 96), interpolation=cv2.INTER_AREA))
         found = F.interpolate(found[None, None], (32, 40))[0, 0]
@@ -86,8 +77,8 @@ def test_stripes_and_edges_are_no_copies_of_themselves():
 
 
 def test_the_shift_of_a_copy_outvotes_chance():
-    shifts, votes = _likeliest_shifts(as_tensor(with_copy(textured()))[0, 0] - 128)
-    _, chance = _likeliest_shifts(as_tensor(textured())[0, 0] - 128)
+    shifts, votes = _likeliest_shifts(as_tensor(with_copy(textured(*SIZE)))[0, 0] - 128)
+    _, chance = _likeliest_shifts(as_tensor(textured(*SIZE))[0, 0] - 128)
     assert shifts[0].tolist() == [COPY[0] - ORIGINAL[0], COPY[1] - ORIGINAL[1]]
     assert votes[0] > 1.5 * chance.max()
 
@@ -103,7 +94,7 @@ def test_a_flat_image_has_no_copies_and_no_infinities():
 @pytest.mark.parametrize("canvas", [(128, 160), (160, 224), (512, 512)])
 def test_padding_is_no_part_of_the_image(canvas: tuple[int, int]):
     # Of no whole number of patches, nor of cells.
-    image = as_tensor(with_copy(textured())[:126, :157])
+    image = as_tensor(with_copy(textured(*SIZE))[:126, :157])
     exact = image[..., :124, :156]
     found, texture, votes = likeness(exact, torch.ones_like(exact))
     padding = (0, canvas[1] - 157, 0, canvas[0] - 126)
@@ -116,7 +107,7 @@ def test_padding_is_no_part_of_the_image(canvas: tuple[int, int]):
 
 
 def test_an_image_is_judged_alone_whatever_its_batch():
-    images = torch.cat([as_tensor(with_copy(textured())), as_tensor(textured())])
+    images = torch.cat([as_tensor(with_copy(textured(*SIZE))), as_tensor(textured(*SIZE))])
     inside = torch.ones_like(images)
     inside[1, :, 96:] = 0
     together = likeness(images * inside, inside)
@@ -128,7 +119,7 @@ def test_an_image_is_judged_alone_whatever_its_batch():
 
 @pytest.mark.parametrize("size", [(4, 8), (16, 16), (24, 96), (32, 32), (32, 64)])
 def test_an_image_too_small_to_repeat_itself_does_not(size: tuple[int, int]):
-    image = as_tensor(textured()[: size[0], : size[1]])
+    image = as_tensor(textured(*SIZE)[: size[0], : size[1]])
     found, _, votes = likeness(image, torch.ones_like(image))
     assert votes.min() >= 0
     assert min(size) >= 32 or not found.any()
@@ -137,7 +128,7 @@ def test_an_image_too_small_to_repeat_itself_does_not(size: tuple[int, int]):
 def test_what_is_no_peak_is_no_shift(monkeypatch: pytest.MonkeyPatch):
     # More than an image of that size has; what fills up may be no shift at all.
     monkeypatch.setattr(copies, "NUM_SHIFTS", 200)
-    image = as_tensor(textured()[:48, :48])
+    image = as_tensor(textured(*SIZE)[:48, :48])
     found, _, votes = likeness(image, torch.ones_like(image))
     assert (votes == 0).any()
     assert not found[votes == 0].any()
@@ -146,7 +137,7 @@ def test_what_is_no_peak_is_no_shift(monkeypatch: pytest.MonkeyPatch):
 def test_the_branch_is_silent_at_first_and_then_learns():
     stem, plain = ForensicStem(24, 16, True, copies=True), ForensicStem(24, 16, True)
     plain.load_state_dict(stem.state_dict(), strict=False)
-    images = (as_tensor(with_copy(textured())) / 127.5 - 1).repeat(1, 3, 1, 1)
+    images = (as_tensor(with_copy(textured(*SIZE))) / 127.5 - 1).repeat(1, 3, 1, 1)
     torch.testing.assert_close(stem(images), plain(images))
     stem(images).square().sum().backward()
     assert stem.copies.tokens[-1].weight.grad.any()
@@ -156,6 +147,6 @@ def test_the_stem_takes_padding_from_its_images():
     stem = ForensicStem(24, 16, True, copies=True)
     seen = []
     stem.copies.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
-    images = (as_tensor(textured()) / 127.5 - 1).repeat(1, 3, 1, 1)
+    images = (as_tensor(textured(*SIZE)) / 127.5 - 1).repeat(1, 3, 1, 1)
     stem(F.pad(images, (0, 32, 0, 64)))
     torch.testing.assert_close(seen[0], F.pad(torch.ones(1, 1, 128, 160), (0, 32, 0, 64)))

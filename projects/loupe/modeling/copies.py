@@ -112,7 +112,7 @@ def _compare(band: Tensor, texture: Tensor, shifts: list[list[int]]) -> Tensor:
     What a shift moves over a border comes in at the other side: chance makes little of that.
     """
     shifted = torch.stack([band.roll((-y, -x), (0, 1)) for y, x in shifts])
-    difference = _window(F.avg_pool2d((shifted - band).square()[:, None], CELL))[:, 0]
+    difference = _mean(F.avg_pool2d((shifted - band).square()[:, None], CELL), WINDOW)[:, 0]
     of_cells = [(round(y / CELL), round(x / CELL)) for y, x in shifts]
     there = torch.stack([texture.roll((-y, -x), (0, 1)) for y, x in of_cells])
     least = torch.minimum(there, texture)
@@ -163,13 +163,9 @@ def _least_slope(image: Tensor) -> Tensor:
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
     x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    xx, yy, xy = (_window(F.avg_pool2d(product, CELL)) for product in (x * x, y * y, x * y))
+    xx, yy, xy = (_mean(F.avg_pool2d(product, CELL), WINDOW) for product in (x * x, y * y, x * y))
     spread = ((xx - yy).square() / 4 + xy.square()).sqrt()
     return ((xx + yy) / 2 - spread).clamp(min=0)
-
-
-def _window(cells: Tensor) -> Tensor:
-    return _mean(cells, WINDOW)
 
 
 def _mean(x: Tensor, side: int) -> Tensor:

@@ -83,8 +83,7 @@ class ForensicStem(nn.Module):
         if self.quantisation is not None:
             tokens = tokens + self.quantisation(images)
         if self.copies is not None:
-            inside = 1 - (images == 0).all(dim=1, keepdim=True).float()
-            tokens = tokens + self.copies(127.5 * _luma(images), inside)
+            tokens = tokens + self.copies(127.5 * _luma(images), 1 - _padding(images))
         return tokens
 
 
@@ -211,8 +210,7 @@ class QuantisationBranch(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             sums, period = self._sums(images.float())
             # The share of blocks of a neighbourhood that are the image's.
-            padding = (images == 0).all(dim=1, keepdim=True).float()
-            inside = (F.avg_pool2d(padding, BLOCK) < 1).float()
+            inside = (F.avg_pool2d(_padding(images), BLOCK) < 1).float()
             features = []
             for by_coefficient, by_step in sums:
                 for pair in (by_coefficient, by_step):
@@ -290,6 +288,11 @@ def _surprise(excess: Tensor, variance: Tensor, side: int, blocks: int) -> Tenso
     )
     surprise = near / (spread + 1.0).sqrt()
     return surprise if side == blocks else F.avg_pool2d(surprise, blocks)
+
+
+def _padding(images: Tensor) -> Tensor:
+    """(B, 1, H, W), 1 = padding, which is exactly 0, as no level of 8 bits is."""
+    return (images == 0).all(dim=1, keepdim=True).float()
 
 
 def _luma(images: Tensor) -> Tensor:
