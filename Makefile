@@ -18,7 +18,7 @@ BENCH_OPTIONS ?=
 RUN := $(VENV)/bin/python
 PIP_INSTALL := $(RUN) -m pip install --quiet
 STAMP := $(VENV)/.loupe-installed
-SOURCES := setup.py pyproject.toml tools/install_detectron2.py $(wildcard projects/loupe/ops/csrc/*)
+SOURCES := setup.py pyproject.toml projects/loupe/install_detectron2.py $(wildcard projects/loupe/ops/csrc/*)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-gpu lint bench clean
@@ -57,9 +57,9 @@ lint: install ## check style
 	$(RUN) -m ruff format --check .
 
 bench: install ## measure the deformable-attention op
-	$(RUN) benchmarks/ms_deform_attn.py $(BENCH_OPTIONS)
+	$(RUN) -m research.benchmarks.ms_deform_attn $(BENCH_OPTIONS)
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist output projects/*.egg-info .pytest_cache .ruff_cache .hypothesis
-	find projects tools tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find projects tools tests research datasets -name __pycache__ -type d -prune -exec rm -rf {} +
 	find projects -name '*.so' -delete

@@ -20,9 +20,9 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from loupe.data.manifest import COLUMNS
-from loupe.data.pairing import DatasetError
-from loupe.data.parquet import image_bytes, parquet_label, parquet_rows
+from loupe.data.sources.manifest import COLUMNS
+from loupe.data.sources.pairing import DatasetError
+from loupe.data.sources.parquet import image_bytes, parquet_label, parquet_rows
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from loupe.data.catalog import load_dataset
-from loupe.data.coco import write_coco
+from loupe.data.sources.catalog import load_dataset
+from loupe.data.sources.coco import write_coco
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:

@@ -20,9 +20,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from loupe.data.decoding import read_image, read_mask
-from loupe.data.manifest import write_manifest
-from loupe.data.pairing import make_dataset_dict
+from loupe.data.images.decoding import read_image, read_mask
+from loupe.data.sources.manifest import write_manifest
+from loupe.data.sources.pairing import make_dataset_dict
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from loupe.data.catalog import load_dataset
-from loupe.data.manifest import write_manifest
-from loupe.data.pairing import DatasetError
+from loupe.data.sources.catalog import load_dataset
+from loupe.data.sources.manifest import write_manifest
+from loupe.data.sources.pairing import DatasetError
 
 
 def parse_arguments() -> argparse.Namespace:

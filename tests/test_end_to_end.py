@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-from loupe.data.synthetic_stream import make_sample
-from tools import predict, train_net
+from loupe.commands import predict, train
+from loupe.data.sources.synthetic import make_sample
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quick"
 PLAIN_FORGERIES = [
@@ -24,7 +24,7 @@ PLAIN_FORGERIES = [
 def run(config: str, output: Path, *options: str, flags: tuple[str, ...] = ()) -> dict:
     words = ["--config-file", str(CONFIGS / config), *flags, *PLAIN_FORGERIES]
     words += ["OUTPUT_DIR", str(output), *options]
-    return train_net.main(train_net.parse_arguments(words))
+    return train.main(train.parse_arguments(words))
 
 
 def losses(output: Path) -> list[float]:

@@ -26,7 +26,7 @@ PYTHON = [path for path in SOURCES if path.suffix == ".py"] + TOOLS
 FOLDERS = [
     ".ci",
     ".github",
-    "benchmarks",
+    "research",
     "configs",
     "datasets",
     "docs",
@@ -56,7 +56,7 @@ ABSOLUTE_PATH = re.compile(r"""(?:^|[\s"'`(=])/([A-Za-z_][\w.-]{2,})/""", re.M)
 LINK = re.compile(r"https?://([\w.-]+)")
 DOCUMENT = re.compile(r"(?<![\w*<{}-])((?:[\w-]+/|\.\.?/)*[\w-]+\.md)\b")
 # Documents that the project's programs write rather than contain.
-WRITTEN_DOCUMENTS = {"scores.md", "diagnosis.md", "families.md"}
+WRITTEN_DOCUMENTS = {"NAME.md", "scores.md", "diagnosis.md", "families.md"}
 
 
 def relative(path: Path) -> str:

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts import load_script
-
-installer = load_script("tools/install_detectron2.py")
+from loupe import install_detectron2 as installer
 
 TOY_SOURCES = {
     "LICENSE": "the licence",

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from loupe.checkpoint import CheckpointError, load_weights, save_weights
+from loupe.commands.publish import publish
 from loupe.model_zoo import SUMS, ShippedWeightsError, shipped_file
-from tools.publish_weights import publish
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from loupe.checkpoint import encoder_weights, load_weights
+from loupe.commands import predict
 from loupe.config import load_config
-from loupe.data.synthetic_stream import make_sample
+from loupe.data.sources.synthetic import make_sample
 from loupe.inference import LoupePredictor
 from loupe.model_zoo import FOLDER, shipped_file
 from loupe.modeling.backbone import build_perception_encoder
-from tools import predict
 
 ROOT = Path(__file__).parents[1]
 NAME = "loupe://loupe_tiny_copies.safetensors"

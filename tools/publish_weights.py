@@ -1,56 +1,10 @@
-#!/usr/bin/env python3
-"""Writes a checkpoint in half precision to `weights/` and its SHA-256 to `weights/SHA256SUMS`.
+#!/usr/bin/env python
+"""The door to loupe.commands.publish, for those who know Detectron2's tools."""
 
-    tools/publish_weights.py output/loupe_tiny/stage2/model_best.pth loupe_tiny_copies.safetensors
-
-`loupe://loupe_tiny_copies.safetensors` then means that file, and is refused if it changes.
-"""
-
-from __future__ import annotations
-
-import argparse
-import hashlib
 import sys
-from pathlib import Path
 
-from loupe.checkpoint import CheckpointError, load_weights, save_weights
-from loupe.model_zoo import FOLDER, SUMS
-
-LARGEST_HALF = 65504.0
-
-
-def publish(source: Path, name: str, folder: Path = FOLDER) -> str:
-    """Writes the file and its line; returns the hash.
-
-    Raises:
-        CheckpointError: the source is unreadable, or a weight does not fit half precision.
-    """
-    weights = load_weights(source)
-    too_large = [key for key, value in weights.items() if value.abs().max() > LARGEST_HALF]
-    if too_large:
-        raise CheckpointError(f"{source}: not in half precision: {', '.join(too_large)}")
-    half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
-    save_weights(half, folder / name)
-    digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    sums = folder / SUMS
-    lines = sums.read_text().splitlines() if sums.exists() else []
-    lines = [line for line in lines if line.split()[1:] != [name]] + [f"{digest}  {name}"]
-    sums.write_text("\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n")
-    return digest
-
-
-def main() -> None:
-    """Publishes one file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source", type=Path, help="checkpoint of training")
-    parser.add_argument("name", help="file name in weights/, ending in .safetensors")
-    arguments = parser.parse_args()
-    digest = publish(arguments.source, arguments.name)
-    size = (FOLDER / arguments.name).stat().st_size / 1e6
-    print(f"{FOLDER / arguments.name}: {size:.1f} MB, SHA-256 {digest}")
-
+from loupe.checkpoint import CheckpointError
+from loupe.commands.publish import main
 
 if __name__ == "__main__":
     try:

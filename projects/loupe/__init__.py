@@ -1,11 +1,30 @@
 """Loupe: was a photograph forged, and where? A Detectron2 project.
 
-Importing it registers the meta-architecture and the backbone with Detectron2, and does nothing
-else.
+The public names load when they are first used, so that `import loupe` is quick and works before
+Detectron2 is installed. The first of them registers the meta-architecture and the backbone with
+Detectron2.
 """
 
-from loupe.config import add_loupe_config
-from loupe.modeling.backbone import PerceptionEncoder
-from loupe.modeling.loupe import Loupe
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loupe.config import add_loupe_config
+    from loupe.modeling.backbone import PerceptionEncoder
+    from loupe.modeling.loupe import Loupe
 
 __all__ = ["Loupe", "PerceptionEncoder", "add_loupe_config"]
+
+_HOMES = {
+    "Loupe": "loupe.modeling.loupe",
+    "PerceptionEncoder": "loupe.modeling.backbone",
+    "add_loupe_config": "loupe.config",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Loads a public name, and with it everything that Detectron2 must know."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'loupe' has no attribute {name!r}")
+    import_module("loupe.modeling")
+    return getattr(import_module(_HOMES[name]), name)

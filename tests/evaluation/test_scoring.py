@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
+from loupe.commands import score as score_command
 from loupe.evaluation import ForgeryEvaluator
 from loupe.evaluation.predictions import PredictionError, find_predictions
 from loupe.evaluation.scoring import ScoringOptions, score_predictions
 from loupe.structures import GroundTruth
-from tests.scripts import load_script
 
 
 def make_set(folder: Path, count: int = 12) -> list[dict]:
@@ -181,7 +181,7 @@ def test_images_that_coco_results_leave_out_are_called_authentic(tmp_path, items
 
 @pytest.fixture(scope="module")
 def tool():
-    return load_script("tools/score.py")
+    return score_command
 
 
 def run_tool(tool, folder: Path, *words: str) -> int:

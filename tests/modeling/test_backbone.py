@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from loupe import Loupe, PerceptionEncoder
 from loupe.checkpoint import CheckpointError, to_released
-from loupe.modeling.stems import (
+from loupe.modeling.forensic.stems import (
     STEPS,
     ForensicStem,
     QuantisationBranch,

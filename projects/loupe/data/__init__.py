@@ -1,4 +1,4 @@
-"""Data of Loupe: reading images and masks, data sets, augmentation, loaders, synthetic forgeries.
+"""Data: where images and masks are, how their pixels are read, how training draws them.
 
-Importing this package registers nothing: call `loupe.data.catalog.register_forgery_datasets`.
+Importing this package registers nothing: `sources.catalog.register_forgery_datasets` does.
 """

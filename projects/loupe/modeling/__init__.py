@@ -1,1 +1,6 @@
-"""The model: one file for each noun of the paper."""
+"""The model. Importing it registers the meta-architecture and the backbone with Detectron2."""
+
+from loupe.modeling.backbone import PerceptionEncoder, build_perception_encoder
+from loupe.modeling.loupe import Loupe
+
+__all__ = ["Loupe", "PerceptionEncoder", "build_perception_encoder"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loupe.checkpoint import encoder_weights, load_into
-from loupe.modeling.stems import ForensicStem
+from loupe.modeling.forensic.stems import ForensicStem
 
 FAMILIES = ("vit_pe_core_", "vit_pe_spatial_")
 # How names of the ViT's parts begin in the whole model.

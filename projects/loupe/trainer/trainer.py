@@ -22,7 +22,7 @@ from torch import nn
 
 from loupe import solver
 from loupe.checkpoint import load_into, load_weights
-from loupe.data.loaders import build_test_loader, build_train_loader
+from loupe.data.training.loaders import build_test_loader, build_train_loader
 from loupe.evaluation import ForgeryEvaluator
 from loupe.trainer.averaging import WeightAverage
 from loupe.trainer.checkpointing import BestWeights, LoupeCheckpointer
@@ -100,12 +100,12 @@ class LoupeTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_batch: int = 0) -> Iterable[Batch]:
-        """See `loupe.data.loaders.build_train_loader`."""
+        """See `loupe.data.training.loaders.build_train_loader`."""
         return build_train_loader(cfg, start_batch)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Batch]:
-        """See `loupe.data.loaders.build_test_loader`."""
+        """See `loupe.data.training.loaders.build_test_loader`."""
         return build_test_loader(cfg, dataset_name)
 
     @classmethod

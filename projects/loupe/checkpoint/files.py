@@ -1,0 +1,144 @@
+"""Reading, checking and writing weights.
+
+No pickled code is ever run; every key of a file must find its place, and every parameter its key.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from loupe.checkpoint.released import from_original_encoder, is_original_encoder
+from loupe.checkpoint.weights import CheckpointError, Weights
+from loupe.model_zoo import ShippedWeightsError, is_shipped, shipped_file
+
+
+def load_weights(path: str | Path) -> Weights:
+    """Reads the tensors of a `.safetensors`, `.pt`, `.pth` or `.bin` file onto the CPU.
+
+    Args:
+        path: A file, or `loupe://FILE` for weights of the repository.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds more than tensors.
+    """
+    path = _file(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; check MODEL.WEIGHTS or the path given")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: damaged, no torch file, or it holds more than tensors, and reading that "
+            "could run code; refused. Ask for a .safetensors file, or save the state_dict alone"
+        ) from error
+    except Exception as error:  # torch and safetensors raise many types for a damaged file.
+        raise CheckpointError(
+            f"{path}: not readable as weights ({error}); expected .safetensors, or a torch file "
+            "that holds tensors only"
+        ) from error
+    for key in ("model", "state_dict", "module"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(value, Tensor) for value in content.values()
+    ):
+        raise CheckpointError(f"{path}: holds no table of tensors (nor `model` or `state_dict`)")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _file(path: str | Path) -> Path:
+    if not is_shipped(str(path)):
+        return Path(path)
+    try:
+        return shipped_file(str(path))
+    except ShippedWeightsError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Writes `.safetensors`, or a torch file `{"model": weights}` for any other ending."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save({"model": tensors}, path)
+
+
+def load_into(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    new_parts: Sequence[str] = (),
+    source: str = "checkpoint",
+) -> None:
+    """Loads weights strictly; nothing is changed unless all of them fit.
+
+    Args:
+        module: The model.
+        weights: Its state dict.
+        new_parts: Parts (`segmenter`, or a longer path) that may be absent from the file as a whole
+            and then keep their starting values: how a stage-1 checkpoint feeds stage 2.
+        source: Where the weights come from, for the message.
+
+    Raises:
+        CheckpointError: Names all missing, unexpected and misshapen keys.
+    """
+    own = module.state_dict()
+    unknown = [part for part in new_parts if not any(k.startswith(part + ".") for k in own)]
+    if unknown:
+        raise CheckpointError(f"MODEL.NEW_PARTS names {unknown}, which the model does not have")
+    prefixes = [part + "." for part in new_parts]
+    absent = tuple(p for p in prefixes if not any(k.startswith(p) for k in weights))
+    missing = [k for k in own if k not in weights and not k.startswith(absent)]
+    unexpected = [k for k in weights if k not in own]
+    misshapen = [
+        f"{k} is {tuple(weights[k].shape)} in the file, {tuple(v.shape)} in the model"
+        for k, v in own.items()
+        if k in weights and weights[k].shape != v.shape
+    ]
+    if missing or unexpected or misshapen:
+        lines = [f"{source} does not fit the model:"]
+        lines += [f"  missing: {k}" for k in missing]
+        lines += [f"  unexpected: {k}" for k in unexpected]
+        lines += [f"  misshapen: {k}" for k in misshapen]
+        lines += [
+            "Use the config the weights were trained with (MODEL.*, INPUT.SIZE); "
+            "MODEL.NEW_PARTS names parts that may be missing as a whole."
+        ]
+        raise CheckpointError("\n".join(lines))
+    with torch.no_grad():
+        for name, value in own.items():
+            if name in weights:
+                value.copy_(weights[name])
+
+
+def encoder_weights(path: str | Path, vit: nn.Module) -> Weights:
+    """Reads a Perception Encoder, in the original naming or timm's, or that of a Loupe.
+
+    timm resizes the position table where the grid differs; blocks beyond the depth of the model and
+    the final projection, which Loupe does not use, are left out.
+    """
+    weights = load_weights(path)
+    if is_original_encoder(weights):
+        weights = from_original_encoder(weights)
+    ours = {k.removeprefix("backbone.vit."): v for k, v in weights.items() if "backbone.vit." in k}
+    weights = ours or weights
+    unused = ("head.", "rope.", *(f"blocks.{i}." for i in range(len(vit.blocks), 100)))
+    weights = {k: v for k, v in weights.items() if not k.startswith(unused)}
+    table = weights.get("pos_embed")
+    if table is not None and table.shape[1] != vit.pos_embed.shape[1]:
+        weights["pos_embed"] = resample_abs_pos_embed(
+            table, list(vit.patch_embed.grid_size), num_prefix_tokens=vit.num_prefix_tokens
+        )
+    return weights

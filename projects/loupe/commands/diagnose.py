@@ -1,0 +1,141 @@
+"""Says why a model's numbers are what they are, and what to do first.
+
+    tools/diagnose.py DATASET --config-file FILE --weights FILE --output DIR
+
+DATASET: a name, folder or list with labels and masks, as in DATASETS.TEST. Writes to the output
+folder diagnosis.md and diagnosis.json: is the classifier reliable, are the patch maps (the
+pseudo-labels of adaptation) better than the masks, how far does the condition move the masks, where
+do errors sit by size and technique, and which known patterns of failure show, each with a remedy.
+An image that cannot be used is counted, it ends nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loupe.config import load_config
+from loupe.data.training.loaders import build_test_loader
+from loupe.evaluation.diagnosis import Diagnosis, ModelAnswer
+from loupe.evaluation.diagnosis_report import markdown
+from loupe.evaluation.signatures import find_signatures
+from loupe.inference import LoupePredictor
+from loupe.modeling.loupe import Loupe, Perception
+
+# The logit of a verdict that leaves no doubt.
+CERTAIN = 30.0
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("dataset", help="data set with labels")
+    parser.add_argument("--output", required=True, type=Path, help="folder to write to")
+    parser.add_argument("--config-file", required=True, help="configuration of the model")
+    parser.add_argument("--weights", help="checkpoint; by default MODEL.WEIGHTS")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configuration")
+    return parser.parse_intermixed_args(words)
+
+
+def told(model: Loupe, batch: list[dict[str, Any]], perception: Perception, logit: float) -> list:
+    """The model's answers if the verdict were this."""
+    verdict = perception.verdict
+    certain = verdict._replace(image_logits=torch.full_like(verdict.image_logits, logit))
+    return model.answer(batch, perception._replace(verdict=certain))
+
+
+@torch.no_grad()
+def answers_of(model: Loupe, batch: list[dict[str, Any]]) -> list[ModelAnswer]:
+    """What the model says about readable images, also if it is told the verdict."""
+    perception = model.perceive(batch)
+    own = model.answer(batch, perception)
+    conditional = model.segmenter is not None and model.segmenter.condition_embeddings is not None
+    pairs = [(None, None)] * len(batch)
+    if conditional:
+        authentic, forged = (told(model, batch, perception, sign * CERTAIN) for sign in (-1, 1))
+        pairs = [
+            (a["forgery_map"].numpy(), f["forgery_map"].numpy())
+            for a, f in zip(authentic, forged, strict=True)
+        ]
+    return [
+        ModelAnswer(
+            answer["forgery_score"],
+            answer["forgery_map"].numpy(),
+            *pair,
+            *patch_map_and_window(item, answer["patch_map"], model.backbone.size_divisibility),
+        )
+        for item, answer, pair in zip(batch, own, pairs, strict=True)
+    ]
+
+
+def patch_map_and_window(
+    item: dict[str, Any], patch_map: torch.Tensor | None, patch: int
+) -> tuple[Any, Any]:
+    """The patches that are image, and the pixels of the image that they cover.
+
+    Args:
+        item: of the batch.
+        patch_map: (h, w) patches of the batch's canvas, which may be larger than the item.
+        patch: side of a patch in pixels of the network's input.
+    """
+    if patch_map is None:
+        return None, None
+    valid = item["valid_size"]
+    rows, columns = (-(-side // patch) for side in valid)
+    x0, y0, x1, y1 = item["window"]
+    # The last patch may be partly padding, and then reaches beyond what the image shows.
+    reach = columns * patch / valid[1], rows * patch / valid[0]
+    window = (x0, y0, x0 + (x1 - x0) * reach[0], y0 + (y1 - y0) * reach[1])
+    return patch_map[:rows, :columns].numpy(), window
+
+
+def examine(predictor: LoupePredictor, dataset: str) -> Diagnosis:
+    """Runs the model over the data set.
+
+    Raises:
+        ValueError: No image has a label.
+    """
+    diagnosis, examined = Diagnosis(), 0
+    for batch in build_test_loader(predictor.cfg, dataset):
+        for item in batch:
+            if "error" in item:
+                diagnosis.leave_out(item["file_name"], item["error"])
+        usable = [item for item in batch if "image" in item and "ground_truth" in item]
+        if not usable:
+            continue
+        for item, answer in zip(usable, answers_of(predictor.model, usable), strict=True):
+            try:
+                diagnosis.add(answer, item["ground_truth"])
+                examined += 1
+            except ValueError as error:
+                diagnosis.leave_out(item["file_name"], str(error))
+    if not examined:
+        raise ValueError(f"{dataset}: no image with a label could be read; a diagnosis needs truth")
+    return diagnosis
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Examines and writes; returns the exit status."""
+    cfg = load_config(arguments.config_file, arguments.opts)
+    diagnosis = examine(LoupePredictor(cfg, arguments.weights), arguments.dataset)
+    facts = diagnosis.facts()
+    findings = find_signatures(facts)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    report = markdown(facts, findings, arguments.dataset)
+    (arguments.output / "diagnosis.md").write_text(report)
+    content = {
+        "dataset": arguments.dataset,
+        "findings": [finding._asdict() for finding in findings],
+        "facts": facts,
+        "left_out": diagnosis.left_out,
+    }
+    text = json.dumps(content, indent=1, allow_nan=False)
+    (arguments.output / "diagnosis.json").write_text(text + "\n")
+    print(report)
+    return 1 if diagnosis.left_out else 0

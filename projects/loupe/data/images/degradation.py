@@ -1,0 +1,325 @@
+"""What happens to a photograph between forger and examiner, in steps of growing strength.
+
+Every degradation is a pure function of pixels, level and seed. Photometric ones leave the mask
+alone; geometric ones (resize, shift, crop, some chains) move it with the pixels, exactly: a crop
+cuts both alike, and a pixel of a resized mask is forged if at least half of its area is.
+
+The axes `benco_*` are IMDL-BenCo's grid as its code applies it (at the image's own size, before the
+network's resize). Blur and JPEG are bit for bit what it computes with the same OpenCV; of its noise
+and its draw between two JPEG qualities only the distribution can be equal, as its seed depends on
+the order of loading.
+
+H W pixels of an image.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from loupe.data.images.augmentation import compress_jpeg
+
+Level = float | str
+# (H, W, 3) uint8 RGB and (H, W) mask or None -> the same, perhaps of another size.
+Pair = tuple[np.ndarray, np.ndarray | None]
+Step = Callable[[np.ndarray, np.ndarray | None, Level, np.random.Generator], Pair]
+
+# Share of the forged pixels that a random window must keep, for the image to stay a forgery.
+KEPT_SHARE = 0.25
+_WINDOW_TRIALS = 10
+# The first quality of a double compression: what cameras and editors write.
+_FIRST_QUALITIES = (60, 95)
+
+
+class Degradation(NamedTuple):
+    """One axis along which images get worse.
+
+    Attributes:
+        levels: from mild to strong.
+        unit: what a level is, for the figure.
+        step: applies one level.
+        geometric: whether the mask changes as well.
+    """
+
+    levels: tuple[Level, ...]
+    unit: str
+    step: Step
+    geometric: bool = False
+
+
+def photometric(change: Callable[[np.ndarray, Level, np.random.Generator], np.ndarray]) -> Step:
+    """A step that changes the image's pixels and leaves the mask alone."""
+
+    def step(
+        image: np.ndarray, mask: np.ndarray | None, level: Level, generator: np.random.Generator
+    ) -> Pair:
+        return change(image, level, generator), mask
+
+    return step
+
+
+def double_jpeg(image: np.ndarray, quality: Level, generator: np.random.Generator) -> np.ndarray:
+    """JPEG of a drawn quality, then JPEG of the given one, on the same grid of blocks."""
+    first = int(generator.integers(_FIRST_QUALITIES[0], _FIRST_QUALITIES[1] + 1))
+    return compress_jpeg(compress_jpeg(image, first), int(quality))
+
+
+def compress_webp(image: np.ndarray, quality: int) -> np.ndarray:
+    """(H, W, 3) uint8 RGB after one lossy WebP compression, quality 1 to 100."""
+    bgr = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, int(quality)])
+    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur with a standard deviation in pixels."""
+    return cv2.GaussianBlur(np.ascontiguousarray(image), (0, 0), float(sigma))
+
+
+def add_noise(image: np.ndarray, sigma: float, generator: np.random.Generator) -> np.ndarray:
+    """Gaussian noise with a standard deviation in grey levels, rounded and clipped."""
+    noise = generator.standard_normal(image.shape, dtype=np.float32) * np.float32(sigma)
+    return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+
+
+def change_gamma(image: np.ndarray, gamma: float) -> np.ndarray:
+    """255 (v / 255) ** gamma: darker above 1, brighter below."""
+    table = np.rint(255 * (np.arange(256) / 255) ** float(gamma)).astype(np.uint8)
+    return table[image]
+
+
+def benco_blur(image: np.ndarray, kernel: Level, generator: np.random.Generator) -> np.ndarray:
+    """IMDL-BenCo's blur: kernel k x k, 0 = none; OpenCV derives sigma = 0.15 k + 0.35 from k."""
+    if kernel == 0:
+        return image
+    return cv2.GaussianBlur(np.ascontiguousarray(image), (int(kernel), int(kernel)), sigmaX=0)
+
+
+def benco_noise(image: np.ndarray, variance: Level, generator: np.random.Generator) -> np.ndarray:
+    """IMDL-BenCo's noise: of the given variance in each channel, clipped, then truncated."""
+    noise = generator.normal(0.0, float(variance) ** 0.5, image.shape).astype(np.float32)
+    return np.clip(image.astype(np.float32) + noise, 0, 255).astype(np.uint8)
+
+
+def benco_jpeg(image: np.ndarray, quality: Level, generator: np.random.Generator) -> np.ndarray:
+    """IMDL-BenCo's JPEG: of quality q - 1 or q, on channels that the encoder takes for BGR.
+
+    Red and blue trade places in the encoder's luminance, since RGB pixels are given to OpenCV as
+    they are; so it is kept here.
+    """
+    drawn = int(quality) - int(generator.integers(2))
+    pixels = np.ascontiguousarray(image)
+    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, drawn])
+    return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+
+
+def resize_pair(image: np.ndarray, mask: np.ndarray | None, factor: float) -> Pair:
+    """Both sides times a factor: by area where it shrinks, bicubic where it grows."""
+    size = tuple(max(1, round(side * factor)) for side in image.shape[:2])
+    if size == image.shape[:2]:
+        return image, mask
+    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    resized = cv2.resize(np.ascontiguousarray(image), size[::-1], interpolation=way)
+    return resized, None if mask is None else resize_mask(mask, size)
+
+
+def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H', W') bool: pixels of which at least half is forged, exactly.
+
+    A forgery too thin for that stays as the pixels with the most of it; it does not vanish.
+    """
+    forged = (mask >= 0.5).astype(np.float64)
+    share = _window_means(_window_means(forged, size[0]).T, size[1]).T
+    # Halves are exact in theory; sums of floats may miss them by a hair.
+    limit = min(0.5, float(share.max(initial=0.0)))
+    return share >= limit - 1e-9 if limit > 0 else np.zeros(size, bool)
+
+
+def _window_means(values: np.ndarray, new: int) -> np.ndarray:
+    """(old, n) -> (new, n): means over `new` windows of equal, perhaps broken, height."""
+    old = len(values)
+    sums = np.zeros((old + 2, values.shape[1]))
+    np.cumsum(values, axis=0, out=sums[1:-1])
+    sums[-1] = sums[-2]
+    edges = np.arange(new + 1) * (old / new)
+    whole = np.floor(edges).astype(int)
+    part = (edges - whole)[:, None]
+    # The integral of a step function is linear between whole rows.
+    integral = sums[whole] + part * (sums[whole + 1] - sums[whole])
+    return np.diff(integral, axis=0) * (new / old)
+
+
+def shift_grid(image: np.ndarray, mask: np.ndarray | None, pixels: int) -> Pair:
+    """Cuts rows off the top and columns off the left: the blocks of an earlier JPEG shift."""
+    rows, columns = (slice(min(int(pixels), side - 1), None) for side in image.shape[:2])
+    return image[rows, columns], None if mask is None else mask[rows, columns]
+
+
+def crop_window(
+    image: np.ndarray, mask: np.ndarray | None, share: float, generator: np.random.Generator
+) -> Pair:
+    """Cuts a share of each side away, at a drawn place that keeps some of the forged pixels."""
+    height, width = image.shape[:2]
+    inner = tuple(max(1, round(side * (1 - share))) for side in (height, width))
+    room = (height - inner[0], width - inner[1])
+    forged = None if mask is None else mask >= 0.5
+    total = 0 if forged is None else int(forged.sum())
+    for _ in range(_WINDOW_TRIALS):
+        top, left = (int(generator.integers(space + 1)) for space in room)
+        inside = (slice(top, top + inner[0]), slice(left, left + inner[1]))
+        if not total or forged[inside].sum() >= KEPT_SHARE * total:
+            break
+    else:
+        row, column = np.argwhere(forged)[total // 2]
+        top = int(np.clip(row - inner[0] // 2, 0, room[0]))
+        left = int(np.clip(column - inner[1] // 2, 0, room[1]))
+        inside = (slice(top, top + inner[0]), slice(left, left + inner[1]))
+    return image[inside], None if mask is None else mask[inside]
+
+
+def fit_into(image: np.ndarray, mask: np.ndarray | None, longest: int) -> Pair:
+    """Shrinks until the longest side fits; never enlarges."""
+    return resize_pair(image, mask, min(1.0, longest / max(image.shape[:2])))
+
+
+def sharpen(image: np.ndarray, amount: float) -> np.ndarray:
+    """Unsharp mask of radius 1, as services apply after they shrink."""
+    soft = blur(image, 1.0).astype(np.float32)
+    return np.clip(np.rint(image + amount * (image - soft)), 0, 255).astype(np.uint8)
+
+
+def _messenger(image: np.ndarray, mask: np.ndarray | None, _: np.random.Generator) -> Pair:
+    image, mask = fit_into(image, mask, 1600)
+    return compress_jpeg(image, 80), mask
+
+
+def _feed(image: np.ndarray, mask: np.ndarray | None, _: np.random.Generator) -> Pair:
+    image, mask = fit_into(image, mask, 1080)
+    return compress_jpeg(sharpen(image, 0.3), 72), mask
+
+
+def _screenshot(image: np.ndarray, mask: np.ndarray | None, draw: np.random.Generator) -> Pair:
+    image, mask = resize_pair(image, mask, float(draw.uniform(0.6, 0.95)))
+    image, mask = shift_grid(image, mask, int(draw.integers(1, 8)))
+    return change_gamma(image, float(draw.uniform(0.9, 1.1))), mask
+
+
+# What a level of the axis "sharing" does, one after the other.
+CHAINS: dict[str, tuple[Callable[..., Pair], ...]] = {
+    "messenger": (_messenger,),
+    "feed": (_feed,),
+    "messenger twice": (_messenger, _messenger),
+    "feed, messenger": (_feed, _messenger),
+    "screenshot, messenger": (_screenshot, _messenger),
+    "feed, screenshot, feed": (_feed, _screenshot, _feed),
+}
+
+
+def share(
+    image: np.ndarray, mask: np.ndarray | None, chain: Level, generator: np.random.Generator
+) -> Pair:
+    """Applies a chain of CHAINS. Services change: this imitates their kind, none of them."""
+    for link in CHAINS[str(chain)]:
+        image, mask = link(image, mask, generator)
+    return image, mask
+
+
+_QUALITIES = (95, 90, 80, 70, 60, 50, 40, 30)
+_BENCO = (3, 7, 11, 15, 19, 23)
+DEGRADATIONS: dict[str, Degradation] = {
+    "jpeg": Degradation(
+        _QUALITIES, "JPEG quality", photometric(lambda image, q, _: compress_jpeg(image, int(q)))
+    ),
+    "double_jpeg": Degradation(
+        _QUALITIES, "second JPEG quality, after 60 to 95", photometric(double_jpeg)
+    ),
+    "webp": Degradation(
+        _QUALITIES, "WebP quality", photometric(lambda image, q, _: compress_webp(image, int(q)))
+    ),
+    "blur": Degradation(
+        (0.5, 1.0, 1.5, 2.0, 3.0),
+        "sigma of the blur in pixels",
+        photometric(lambda image, sigma, _: blur(image, sigma)),
+    ),
+    "noise": Degradation(
+        (1, 2, 4, 8, 16), "sigma of the noise in grey levels", photometric(add_noise)
+    ),
+    "gamma_dark": Degradation(
+        (1.2, 1.5, 2.0, 2.5),
+        "gamma",
+        photometric(lambda image, gamma, _: change_gamma(image, gamma)),
+    ),
+    "gamma_bright": Degradation(
+        (0.8, 0.65, 0.5, 0.4),
+        "gamma",
+        photometric(lambda image, gamma, _: change_gamma(image, gamma)),
+    ),
+    "shrink": Degradation(
+        (0.9, 0.75, 0.5, 0.35, 0.25),
+        "factor",
+        lambda image, mask, factor, _: resize_pair(image, mask, factor),
+        True,
+    ),
+    "enlarge": Degradation(
+        (1.1, 1.25, 1.5, 2.0),
+        "factor",
+        lambda image, mask, factor, _: resize_pair(image, mask, factor),
+        True,
+    ),
+    "shift": Degradation(
+        (1, 2, 4, 7),
+        "pixels cut off top and left",
+        lambda image, mask, pixels, _: shift_grid(image, mask, pixels),
+        True,
+    ),
+    "crop": Degradation(
+        (0.05, 0.1, 0.2, 0.3, 0.5), "share of each side cut off", crop_window, True
+    ),
+    "sharing": Degradation(tuple(CHAINS), "chain", share, True),
+    "benco_blur": Degradation((0, *_BENCO), "kernel size", photometric(benco_blur)),
+    "benco_noise": Degradation(_BENCO, "variance of the noise", photometric(benco_noise)),
+    "benco_jpeg": Degradation((100, 90, 80, 70, 60, 50), "JPEG quality", photometric(benco_jpeg)),
+}
+
+
+def degrade(
+    image: np.ndarray,
+    mask: np.ndarray | None,
+    axis: str,
+    level: Level,
+    *,
+    seed: int = 0,
+    image_id: str = "",
+) -> Pair:
+    """Degrades one image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) bool, or float in [0, 1] that is forged from 0.5; None = not known.
+        axis: one of DEGRADATIONS.
+        level: a level of that axis, or any other value that it can apply.
+        seed: of all draws.
+        image_id: draws differ from image to image, and are the same whatever came before.
+
+    Returns:
+        New image, and the mask (of the same kind, bool after a resize), at the new size.
+
+    Raises:
+        ValueError: there is no such axis or chain, or image and mask do not fit.
+    """
+    if axis not in DEGRADATIONS:
+        raise ValueError(f"unknown degradation {axis!r}; known are {', '.join(DEGRADATIONS)}")
+    if axis == "sharing" and level not in CHAINS:
+        raise ValueError(f"unknown chain {level!r}; known are {', '.join(CHAINS)}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"the image is {image.dtype} {image.shape}; give uint8 (H, W, 3) RGB")
+    if mask is not None and mask.shape != image.shape[:2]:
+        raise ValueError(f"the mask is {mask.shape}, the image {image.shape[:2]}")
+    key = zlib.crc32(f"{axis}\0{level}\0{image_id}".encode())
+    generator = np.random.default_rng([seed, key])
+    image, mask = DEGRADATIONS[axis].step(image, mask, level, generator)
+    return np.ascontiguousarray(image), None if mask is None else np.ascontiguousarray(mask)

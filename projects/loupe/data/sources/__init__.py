@@ -1,0 +1,1 @@
+"""Where images and masks are: catalogue, formats, pairing, index."""

@@ -1,0 +1,1 @@
+"""What a training loop takes: the mapper, samplers, loaders."""

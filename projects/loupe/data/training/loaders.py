@@ -1,0 +1,221 @@
+"""Loaders that feed training and evaluation, with every version of Detectron2.
+
+What an image looks like in training (its augmentation) depends on SEED and on its position in the
+stream of draws alone: not on the number of workers, and not on when training was interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList
+from detectron2.utils import comm
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from loupe.data.images.decoding import UnreadableImageError
+from loupe.data.sources.catalog import load_index
+from loupe.data.sources.index import UNLABELLED, DatasetIndex
+from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
+from loupe.data.training.samplers import Draw, build_sampler
+
+# So many unreadable images in a row mean that the data set is at fault, not a file.
+MAX_CONSECUTIVE_FAILURES = 100
+
+_logger = logging.getLogger(__name__)
+
+Item = dict[str, Any]
+
+
+class TrainingDataset(Dataset):
+    """Mapped images by draw; an unreadable one is replaced by another and named in the item."""
+
+    def __init__(self, entries: Dataset, mapper: Callable[[Item], Item], seed: int) -> None:
+        """Takes dataset dicts, what maps them, and the seed of the augmentations."""
+        self.entries = entries
+        self.mapper = mapper
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Number of images listed."""
+        return len(self.entries)
+
+    def __getitem__(self, draw: Draw) -> Item:
+        """The item of a draw.
+
+        Raises:
+            RuntimeError: too many images in a row cannot be read.
+        """
+        skipped = []
+        index = draw.index
+        with numpy_seed(self.seed, draw.position):
+            for _ in range(MAX_CONSECUTIVE_FAILURES):
+                try:
+                    item = self.mapper(self.entries[index])
+                except UnreadableImageError as error:
+                    skipped.append((error.file_name, str(error)))
+                    index = int(np.random.randint(len(self)))
+                    continue
+                return item | {"skipped": skipped} if skipped else item
+        raise RuntimeError(
+            f"{MAX_CONSECUTIVE_FAILURES} training images in a row cannot be read; the last: "
+            f"{skipped[-1][1]}"
+        )
+
+
+class EvaluationDataset(Dataset):
+    """Mapped images in order."""
+
+    def __init__(self, entries: Dataset, mapper: Callable[[Item], Item]) -> None:
+        """Takes dataset dicts and what maps them."""
+        self.entries = entries
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        """Number of images listed."""
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Item:
+        """The item of one image."""
+        return self.mapper(self.entries[index])
+
+
+class TrainLoader:
+    """Endless batches (lists of items); counts the unreadable images and logs each once.
+
+    Attributes:
+        dataset: `len()` of it is the number of images listed.
+        batch_size: images per batch on this process.
+        skipped: how often each unreadable file was drawn on this process.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        """Wraps a loader whose dataset is a `TrainingDataset`."""
+        self.dataset = loader.dataset
+        self.batch_size = loader.batch_size
+        self.skipped: Counter[str] = Counter()
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        """Starts the workers and yields batches."""
+        for batch in self._loader:
+            for item in batch:
+                self._report(item.pop("skipped", ()))
+            yield batch
+
+    def _report(self, skipped: list[tuple[str, str]]) -> None:
+        for file_name, message in skipped:
+            self.skipped[file_name] += 1
+            if self.skipped[file_name] == 1:
+                _logger.warning("Skipped in training (%d so far): %s", len(self.skipped), message)
+
+
+def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
+    """Endless batches of IMS_PER_BATCH / processes items from DATASETS.TRAIN.
+
+    Args:
+        cfg: the config.
+        start_batch: number of batches that a resumed run has consumed; the stream goes on behind
+            them exactly as if it had not been interrupted.
+
+    Raises:
+        ValueError: the batch cannot be shared out, or an image has no label.
+    """
+    processes = comm.get_world_size()
+    batch_size = cfg.SOLVER.IMS_PER_BATCH // processes
+    if batch_size * processes != cfg.SOLVER.IMS_PER_BATCH or batch_size < 1:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; "
+            f"it must be a multiple of the {processes} processes"
+        )
+    parts = [load_index(name) for name in cfg.DATASETS.TRAIN]
+    labels = _labels(parts)
+    _logger.info(
+        "Training images: %d, of which %d forged", len(labels), int(np.count_nonzero(labels))
+    )
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    sampler = build_sampler(cfg.DATALOADER.SAMPLER_TRAIN, labels, seed)
+    sampler.skip(start_batch * batch_size)
+    mapper = ForgeryDatasetMapper(cfg, is_train=True)
+    dataset = TrainingDataset(ConcatDataset([_shared(part) for part in parts]), mapper, seed)
+    return TrainLoader(
+        DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            collate_fn=_as_list,
+            worker_init_fn=_start_worker,
+            drop_last=True,
+        )
+    )
+
+
+def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
+    """Batches of TEST.IMS_PER_BATCH items; each process has its own part of the set, in order."""
+    entries = load_index(name)
+    mapper = ForgeryDatasetMapper(cfg, is_train=False)
+    dataset = EvaluationDataset(_shared(entries), mapper)
+    rank, processes = comm.get_rank(), comm.get_world_size()
+    bounds = [len(entries) * part // processes for part in (rank, rank + 1)]
+    return DataLoader(
+        dataset,
+        batch_size=cfg.TEST.IMS_PER_BATCH,
+        sampler=range(*bounds),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_as_list,
+        worker_init_fn=_start_worker,
+    )
+
+
+@contextmanager
+def numpy_seed(seed: int, position: int) -> Iterator[None]:
+    """Numpy's global generator seeded for one image; as it was before, afterwards."""
+    state = np.random.get_state()
+    np.random.seed(np.random.SeedSequence((seed, position)).generate_state(4))
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
+
+
+def _shared(entries: DatasetIndex | list[Item]) -> DatasetIndex | DatasetFromList:
+    """Entries in a form that forked workers do not copy."""
+    if isinstance(entries, DatasetIndex):
+        return entries
+    return DatasetFromList(entries, copy=False)
+
+
+def _labels(parts: list[DatasetIndex | list[Item]]) -> np.ndarray:
+    """(N,) uint8 labels of all parts in turn."""
+    columns = [np.zeros(0, np.int8)]
+    for part in parts:
+        if isinstance(part, DatasetIndex):
+            columns.append(part.labels)
+        else:
+            labels = [UNLABELLED if one["label"] is None else one["label"] for one in part]
+            columns.append(np.array(labels, np.int8))
+    labels = np.concatenate(columns)
+    unlabelled = np.flatnonzero(labels == UNLABELLED)
+    if len(unlabelled):
+        first = ConcatDataset(parts)[int(unlabelled[0])]["file_name"]
+        raise ValueError(
+            f"{len(unlabelled)} of {len(labels)} images of DATASETS.TRAIN have no label "
+            f"(first {first}); train on a set with labels"
+        )
+    return labels.astype(np.uint8)
+
+
+def _as_list(items: list[Item]) -> list[Item]:
+    return items
+
+
+def _start_worker(worker: int) -> None:
+    # Each worker is a process of its own: threads inside it would fight for the same cores.
+    cv2.setNumThreads(0)

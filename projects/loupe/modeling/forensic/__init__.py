@@ -1,0 +1,1 @@
+"""Stems for small encoders: statistics of residuals, spectra, quantisation and copies."""

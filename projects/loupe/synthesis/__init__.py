@@ -1,0 +1,24 @@
+"""Seeded forgeries with exact masks, made of photographs while a network trains.
+
+From photograph to sample: `histories` takes host and donor, `regions` cuts, `techniques` fills
+(with `inpainting`, `enhancement` and `generated`), `seams` blends, `histories` processes the whole;
+`generator` puts it together.
+"""
+
+from loupe.synthesis.generator import (
+    AUTHENTIC,
+    DEFAULT_TECHNIQUES,
+    TECHNIQUES,
+    SyntheticSample,
+    forge,
+    make_forgery,
+)
+
+__all__ = [
+    "AUTHENTIC",
+    "DEFAULT_TECHNIQUES",
+    "TECHNIQUES",
+    "SyntheticSample",
+    "forge",
+    "make_forgery",
+]

@@ -1,0 +1,170 @@
+"""Makes one image, forged or authentic. All randomness comes from the generator given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from loupe.synthesis import techniques as families
+from loupe.synthesis.histories import (
+    SHARED_QUALITIES,
+    draw_sharing,
+    post_process,
+    take_host,
+)
+from loupe.synthesis.processing import add_noise, draw_jpeg
+from loupe.synthesis.regions import draw_shape
+from loupe.synthesis.seams import LOCAL, PASTED, PLAIN, join
+
+TECHNIQUES = tuple(families.TECHNIQUES)
+# A stream that says nothing else takes these; a clone is a special copy-move.
+DEFAULT_TECHNIQUES = tuple(name for name in TECHNIQUES if name != "clone")
+AUTHENTIC = "authentic"
+
+# A forgery must change at least this share of its region's pixels, and by so many grey levels on
+# average; else it is drawn again, for nobody could find it.
+_CHANGED_SHARE = 0.6
+_CHANGED_LEVELS = 1.5
+_TRIALS = 8
+# No more than this share of an image is forged, and no less.
+_MOST, _LEAST = 0.6, 0.008
+# How often a second and a third region follow the first.
+_MORE_REGIONS = 0.2
+# Whose colours may be adapted to the host's by the seam; the others change the host itself.
+_PASTED = ("splice", "copy-move", "clone", "generated")
+
+
+class SyntheticSample(NamedTuple):
+    """One image with its exact truth.
+
+    Attributes:
+        image: (S, S, 3) uint8 RGB.
+        mask: (S, S) bool, True = forged.
+        label: 1 = forged.
+        technique: one of TECHNIQUES, or AUTHENTIC.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    label: int
+    technique: str
+
+
+def make_forgery(
+    rng: np.random.Generator,
+    photographs: Sequence[np.ndarray],
+    size: int,
+    techniques: Sequence[str] = DEFAULT_TECHNIQUES,
+    forged: bool | None = None,
+    difficulty: float = 1.0,
+    uncropped: float = 0.0,
+    reshared: float = 0.0,
+) -> SyntheticSample:
+    """Makes one image, forged or authentic.
+
+    Args:
+        rng: source of all randomness.
+        photographs: (H, W, 3) uint8 RGB; hosts and donors are windows of them.
+        size: side of the image in pixels, at least 32.
+        techniques: those to choose from; AUTHENTIC among them counts as one more.
+        forged: whether to forge; None = a coin decides.
+        difficulty: share of the draws (of camera, content, processing) from the whole range; the
+            others leave strong traces, for models that must learn something within minutes.
+        uncropped: share of hosts whose JPEG blocks start at the image's corner (`take_host`).
+        reshared: share of images that were shrunk, stored as JPEG once more, or both.
+
+    Raises:
+        ValueError: a technique is unknown, or the size is too small.
+    """
+    unknown = set(techniques) - {*TECHNIQUES, AUTHENTIC}
+    if unknown or not techniques or size < 32 or not len(photographs):
+        raise ValueError(
+            f"techniques {sorted(unknown) or list(techniques)}, size {size}, {len(photographs)} "
+            f"photographs; needed: some of {', '.join(TECHNIQUES)}, at least 32, at least 1"
+        )
+    forged = bool(rng.random() < 0.5) if forged is None else forged
+    technique = str(rng.choice(list(techniques))) if forged else AUTHENTIC
+    shrunk, stored = draw_sharing(rng) if reshared and rng.random() < reshared else (1.0, False)
+    # Rescaling the finished image is a part of its history: draw it before, to end at `size`.
+    rescaled = rng.random() < 0.2 * difficulty
+    drawn_size = round(size / shrunk / (rng.uniform(0.75, 1.3) if rescaled else 1.0))
+    host, index = take_host(rng, photographs, drawn_size, difficulty, uncropped)
+    mask = np.zeros(host.shape[:2], dtype=bool)
+    image = host
+    if technique != AUTHENTIC:
+        image, mask = forge(rng, host, photographs, technique, difficulty, index)
+    image, mask = post_process(rng, image, mask, size, difficulty)
+    image = draw_jpeg(rng, image, *SHARED_QUALITIES) if stored else image
+    return SyntheticSample(image, mask, int(technique != AUTHENTIC), technique)
+
+
+def forge(
+    rng: np.random.Generator,
+    host: np.ndarray,
+    photographs: Sequence[np.ndarray],
+    technique: str,
+    difficulty: float = 1.0,
+    index: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Forges one region of an image or, at times, up to three.
+
+    Args:
+        rng: source of all randomness.
+        host: (S, S, 3) uint8.
+        photographs: donors are windows of them.
+        technique: one of TECHNIQUES.
+        difficulty: as in `make_forgery`.
+        index: the host's photograph.
+
+    Returns:
+        The image, (S, S, 3) uint8, and the forged pixels, (S, S) bool. All others stay as they
+        are, but for the outer half of a soft seam (`seams.REACH` pixels at most).
+    """
+    image, mask = _forge_region(rng, host, photographs, technique, difficulty, index)
+    for _ in range(2):
+        if rng.random() >= _MORE_REGIONS * difficulty:
+            break
+        further, region = _forge_region(rng, image, photographs, technique, difficulty, index)
+        both = mask | region
+        # A second forgery may undo the first.
+        if both.mean() > _MOST or not _is_changed(host, further, both):
+            break
+        image, mask = further, both
+    return image, mask
+
+
+def _forge_region(
+    rng: np.random.Generator,
+    host: np.ndarray,
+    photographs: Sequence[np.ndarray],
+    technique: str,
+    difficulty: float,
+    index: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    for _ in range(_TRIALS):
+        easy = bool(rng.random() >= difficulty)
+        scene = families.Scene(host, photographs, index, easy)
+        content, region = families.TECHNIQUES[technique](rng, scene)
+        share = np.count_nonzero(region) / region.size
+        if not _LEAST <= share <= _MOST:
+            continue
+        shares = PLAIN if easy else PASTED if technique in _PASTED else LOCAL
+        image = join(rng, host, content, region, shares)
+        if _is_changed(host, image, region):
+            return image, region
+    # The host is flat (a black sky): noise is the one forgery that always leaves a trace.
+    region = draw_shape(rng, host.shape[0])
+    noisy = add_noise(rng, host, rng.uniform(6.0, 12.0))
+    return np.where(region[..., None], noisy, host), region
+
+
+def _is_changed(host: np.ndarray, image: np.ndarray, region: np.ndarray) -> bool:
+    inside = region.astype(np.uint8)
+    difference = cv2.absdiff(image, host)
+    same = cv2.countNonZero(cv2.inRange(difference, (0, 0, 0), (0, 0, 0)) & inside)
+    levels = sum(cv2.mean(difference, mask=inside)[:3]) / 3
+    changed = 1 - same / cv2.countNonZero(inside)
+    return changed >= _CHANGED_SHARE and levels >= _CHANGED_LEVELS

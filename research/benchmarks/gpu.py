@@ -1,0 +1,262 @@
+"""Everything about Loupe that needs a GPU, in one call of under ten minutes and one JSON file.
+
+    python -m research.benchmarks.gpu --output results.json
+
+In order: build of the CUDA operator, its tests (gradcheck, opcheck, CPU = CUDA gradients,
+determinism), times against rivals, a step of stage 1 and of stage 2 with PE-L/14 at 336 px. A part
+that fails is recorded with its error and the next one runs; nothing starts after the time is up.
+
+Written and compiled on a machine without a GPU; no result of it has been published yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import date
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 9 * 60.0
+STARTED = perf_counter()
+LARGE = 100 << 20  # bytes; above the second-level cache of every GPU named here
+
+
+def elapsed() -> float:
+    """Seconds since the start."""
+    return perf_counter() - STARTED
+
+
+def run_tool(command: list[str], seconds: float, **environment: str) -> dict[str, Any]:
+    """Run a command from the repository's root; its exit code and the end of what it printed."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    return {"exit_code": done.returncode, "output": done.stdout.splitlines()[-40:]}
+
+
+def build() -> dict[str, Any]:
+    """Compile the operator in place for this GPU."""
+    capability = "{}.{}".format(*torch.cuda.get_device_capability())
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    settings = {"LOUPE_BUILD_CUDA": "1", "TORCH_CUDA_ARCH_LIST": capability}
+    return {"capability": capability} | run_tool(command, 300, **settings)
+
+
+def tests() -> dict[str, Any]:
+    """The operator's tests that need a GPU."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/ops", "--durations=3"]
+    return run_tool(command, 180)
+
+
+def milliseconds(step: Callable[[int], Any], seconds: float = 0.15) -> float:
+    """Median time of one call on the GPU; `step` gets the number of the call, to rotate buffers."""
+    for index in range(5):
+        step(index)
+    torch.cuda.synchronize()
+    times = []
+    begun = perf_counter()
+    while len(times) < 20 or (perf_counter() - begun < seconds and len(times) < 200):
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        step(len(times))
+        last.record()
+        last.synchronize()
+        times.append(first.elapsed_time(last))
+    return round(median(times), 4)
+
+
+def rivals(dtype: torch.dtype) -> dict[str, Callable[..., torch.Tensor]]:
+    """What is installed or can be compiled here, behind the signature of our plain form."""
+    from loupe.ops import ms_deform_attn
+    from research.benchmarks.deformable_attention_rivals import RIVALS
+
+    found: dict[str, Callable[..., torch.Tensor]] = {"ours": ms_deform_attn}
+    found["grid_sample"] = lambda v, s, p, w: RIVALS["grid_sample"](
+        v, s, p.to(v.dtype), w.to(v.dtype)
+    )
+
+    def with_tensors(function: Callable[..., torch.Tensor], value, shapes, locations, weights):  # noqa: ANN001,ANN202
+        sizes = torch.tensor(shapes, device=value.device)
+        areas = sizes.prod(-1)
+        return function(value, sizes, areas.cumsum(0) - areas, locations, weights)
+
+    if dtype == torch.float32:
+        from research.benchmarks.scalar_rival import build as build_scalar
+
+        found["scalar kernel"] = partial(with_tensors, build_scalar().apply)
+    if importlib.util.find_spec("deformops"):
+        from deformops.registry import msda
+
+        found["deformops"] = partial(
+            with_tensors, lambda v, s, f, p, w: msda(v, s, f, p, w.flatten(-2))
+        )
+    if importlib.util.find_spec("MultiScaleDeformableAttention") and dtype == torch.float32:
+        installed = importlib.import_module("MultiScaleDeformableAttention")
+        found["MultiScaleDeformableAttention"] = partial(
+            with_tensors, lambda v, s, f, p, w: installed.ms_deform_attn_forward(v, s, f, p, w, 1)
+        )
+    return found
+
+
+def operator_case(pixels: int, batch: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Forward and backward times of all rivals on one problem, buffers rotated past the cache."""
+    from ms_deform_attn import Case, make_inputs, plain_arguments
+
+    from loupe.ops import ms_deform_attn, ms_deform_attn_fused
+
+    inputs = make_inputs(Case("plain", pixels, batch, 1, "encoder"), "cuda", dtype)
+    copies = max(2, LARGE // (inputs.value.numel() * inputs.value.element_size()) + 1)
+    values = [inputs.value.clone().requires_grad_() for _ in range(copies)]
+    _, shapes, locations, weights = plain_arguments(inputs)
+    trained = [t.clone().requires_grad_() for t in (locations, weights)]
+    row: dict[str, Any] = {}
+
+    def measure(name: str, function: Callable[..., torch.Tensor], points: list) -> None:
+        with torch.no_grad():
+            forward = milliseconds(lambda i: function(values[i % copies], shapes, *points))
+        output = function(values[0], shapes, *points)
+        row[name] = {"forward": forward}
+        if output.requires_grad:
+            gradient = torch.randn_like(output)
+            wanted = [values[0], *(p for p in points if p.requires_grad)]
+            row[name]["backward"] = milliseconds(
+                lambda _: torch.autograd.grad(output, wanted, gradient, retain_graph=True)
+            )
+
+    for name, function in rivals(dtype).items():
+        try:
+            measure(name, function, trained)
+        except Exception as error:
+            row[name] = {"error": repr(error)[:300]}
+    points = [inputs.reference, *(t.requires_grad_() for t in (inputs.offsets, inputs.logits))]
+    measure("ours fused", ms_deform_attn_fused, points)
+    torch.use_deterministic_algorithms(True)
+    measure("ours deterministic", ms_deform_attn, trained)
+    torch.use_deterministic_algorithms(False)
+    return row
+
+
+def operator() -> dict[str, Any]:
+    """All sizes and types, as far as the time goes."""
+    result: dict[str, Any] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        for pixels, batch in ((336, 8), (336, 40), (512, 8), (336, 96), (512, 40)):
+            if elapsed() > LIMIT - 120:
+                break
+            name = f"{pixels} px, batch {batch}, {str(dtype).removeprefix('torch.')}"
+            result[name] = operator_case(pixels, batch, dtype)
+            torch.cuda.empty_cache()
+    return result
+
+
+def training_step(
+    config_file: str, batch: int, device: str = "cuda", changes: tuple[Any, ...] = ()
+) -> dict[str, Any]:
+    """Seconds and memory of a training step on random images, with random encoder weights."""
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    from loupe.config import add_loupe_config
+
+    cfg = get_cfg()
+    add_loupe_config(cfg)
+    cfg.merge_from_file(str(ROOT / "configs" / config_file))
+    cfg.merge_from_list(list(changes))
+    cfg.MODEL.DEVICE = device
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.PERCEPTION_ENCODER.WEIGHTS = ""
+    model = build_model(cfg).train()
+    side = cfg.INPUT.SIZE
+    generator = torch.Generator().manual_seed(0)
+    items = []
+    for index in range(batch):
+        mask = torch.zeros(side, side)
+        if index % 2:
+            mask[side // 4 : side // 2, side // 4 : side // 2] = 1
+        pixels = torch.randint(0, 256, (3, side, side), generator=generator, dtype=torch.uint8)
+        item = {"image": pixels, "valid_size": (side, side), "label": float(index % 2)}
+        item |= {"mask": mask, "regions": mask.to(torch.int32), "image_id": index}
+        item |= {"height": side, "width": side}
+        items.append(item)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    losses: dict[str, torch.Tensor] = {}
+
+    def step(_: int) -> None:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            losses.update(model(items))
+        sum(losses.values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    torch.cuda.reset_peak_memory_stats()
+    time = milliseconds(step, seconds=10.0)
+    return {
+        "batch": batch,
+        "milliseconds": time,
+        "peak_gigabytes": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "losses": {name: round(float(loss.detach()), 4) for name, loss in losses.items()},
+        "finite": all(bool(loss.isfinite()) for loss in losses.values()),
+    }
+
+
+def main() -> None:
+    """Run all parts and write the file after each, so that a stop loses nothing."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results" / "gpu.json"
+    )
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("no CUDA device; research.benchmarks.ms_deform_attn needs none")
+    report: dict[str, Any] = {
+        "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+    }
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "build": build,
+        "tests": tests,
+        "stage 1 step": partial(training_step, "loupe_stage1.yaml", 48),
+        "stage 2 step": partial(training_step, "loupe_stage2.yaml", 40),
+        "operator": operator,
+    }
+    for name, part in parts.items():
+        begun = elapsed()
+        if begun > LIMIT - 60:
+            report[name] = {"skipped": "the time was up"}
+        else:
+            try:
+                report[name] = part()
+            except Exception:
+                report[name] = {"error": traceback.format_exc().splitlines()[-8:]}
+            report[name]["seconds"] = round(elapsed() - begun, 1)
+        arguments.output.parent.mkdir(exist_ok=True)
+        arguments.output.write_text(json.dumps(report, indent=1).replace(str(ROOT), ".") + "\n")
+        print(name, json.dumps(report[name])[:2000], flush=True)
+
+
+if __name__ == "__main__":
+    main()

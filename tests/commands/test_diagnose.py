@@ -1,0 +1,113 @@
+"""tools/diagnose.py: a labelled data set and a model in, a report out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from loupe.checkpoint import save_weights
+from loupe.commands import diagnose
+from loupe.config import load_config
+from loupe.data.sources.synthetic import make_sample
+
+CONFIG = Path(__file__).parents[2] / "configs" / "quick" / "loupe_stage2.yaml"
+SMALL = [
+    *("MODEL.PERCEPTION_ENCODER.DEPTH", "1", "MODEL.DEVICE", "cpu", "INPUT.SIZE", "64"),
+    *("TEST.IMS_PER_BATCH", "3", "DATALOADER.NUM_WORKERS", "0"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of six readable images, 64 x 40 pixels, and one that is none; `base.pth`."""
+    root = tmp_path_factory.mktemp("diagnose")
+    lines = ["image,mask,label,technique,source"]
+    for index in range(6):
+        sample = make_sample("test", 0, index, 64, 0)
+        cv2.imwrite(str(root / f"{index}.png"), sample.image[:, :40, ::-1])
+        if index % 2:
+            mask = np.zeros((64, 40), np.uint8)
+            mask[10:40, 8 : 20 + index] = 255
+            cv2.imwrite(str(root / f"m{index}.png"), mask)
+        lines.append(f"{index}.png,{f'm{index}.png' if index % 2 else ''},{index % 2},copy-move,")
+    (root / "bad.png").write_bytes(b"no image")
+    lines.append("bad.png,,0,,")
+    (root / "list.csv").write_text("\n".join(lines) + "\n")
+    torch.manual_seed(0)
+    weights = build_model(load_config(CONFIG, SMALL)).state_dict()
+    # Faint masks: those of random weights are 1 everywhere, whatever the condition.
+    weights["segmenter.mask_decoder.class_head.bias"].copy_(torch.tensor([-2.0, 0.0]))
+    save_weights(weights, root / "base.pth")
+    return root
+
+
+def run(folder: Path, output: Path, *options: str) -> dict:
+    words = [str(folder / "list.csv"), "--config-file", str(CONFIG), "--output", str(output)]
+    words += ["--weights", str(folder / "base.pth"), *SMALL, *options]
+    assert diagnose.main(diagnose.parse_arguments(words)) == 1
+    return json.loads((output / "diagnosis.json").read_text())
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad", "crop", "native"])
+def test_a_report_is_written_and_a_bad_image_is_named(resize: str, folder: Path, tmp_path: Path):
+    content = run(folder, tmp_path, "INPUT.RESIZE", resize)
+    facts = content["facts"]
+    assert (facts["forged"], facts["authentic"], facts["left_out"]) == (3, 3, 1)
+    assert "bad.png" in next(iter(content["left_out"]))
+    assert facts["pseudo_labels"]["images"] == 3
+    assert facts["condition"]["told_apart"] > 0
+    assert facts["masks"]["prior_auc"] > 0.5
+    report = (tmp_path / "diagnosis.md").read_text()
+    assert report.startswith("# Diagnosis of ")
+    assert all(finding["remedy"][1:] in report for finding in content["findings"])
+
+
+def test_a_model_without_condition_is_diagnosed(folder: Path, tmp_path: Path):
+    options = [*SMALL, "MODEL.SEGMENTER.CONDITION_ATTENTION", "none"]
+    torch.manual_seed(0)
+    weights = build_model(load_config(CONFIG, options)).state_dict()
+    save_weights(weights, tmp_path / "none.pth")
+    words = [str(folder / "list.csv"), "--config-file", str(CONFIG), "--output", str(tmp_path)]
+    words += ["--weights", str(tmp_path / "none.pth"), *options]
+    diagnose.main(diagnose.parse_arguments(words))
+    facts = json.loads((tmp_path / "diagnosis.json").read_text())["facts"]
+    assert facts["condition"]["told_apart"] is None
+    assert "There is none." in (tmp_path / "diagnosis.md").read_text()
+
+
+def test_images_without_labels_are_refused(folder: Path, tmp_path: Path):
+    (folder / "plain.csv").write_text("image,label\n0.png,\n1.png,\n")
+    words = [str(folder / "plain.csv"), "--config-file", str(CONFIG), "--output", str(tmp_path)]
+    words += ["--weights", str(folder / "base.pth"), *SMALL]
+    with pytest.raises(ValueError, match="a diagnosis needs truth"):
+        diagnose.main(diagnose.parse_arguments(words))
+
+
+def test_the_patch_map_of_a_padded_image_loses_its_padding():
+    item = {
+        "image": torch.zeros(3, 64, 64, dtype=torch.uint8),
+        "valid_size": (64, 40),
+        "window": (0.0, 0.0, 80.0, 128.0),
+    }
+    patch_map = torch.arange(16.0).reshape(4, 4)
+    patches, window = diagnose.patch_map_and_window(item, patch_map, 16)
+    assert patches.shape == (4, 3)
+    # Three patches of 16 pixels reach over 48 of the network's pixels, 40 of which are image.
+    assert window == (0.0, 0.0, 96.0, 128.0)
+
+
+def test_an_unpadded_image_keeps_its_own_patches_of_the_batchs_canvas():
+    item = {
+        "image": torch.zeros(3, 40, 10, dtype=torch.uint8),
+        "valid_size": (40, 10),
+        "window": (0.0, 0.0, 10.0, 40.0),
+    }
+    patches, window = diagnose.patch_map_and_window(item, torch.rand(4, 12), 16)
+    assert patches.shape == (3, 1)
+    assert window == (0.0, 0.0, 16.0, 48.0)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from loupe.data.sources.catalog import DATASETS, load_dataset, register_forgery_datasets
+from loupe.data.sources.pairing import DatasetError
+
+
+@pytest.fixture
+def ddl_root(tmp_path, save, monkeypatch):
+    for name in ("real/a.png", "fake/b.png", "masks/b.png"):
+        save(tmp_path / "ddl/train" / name)
+    save(tmp_path / "ddl/test/c.png")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _clean_catalog():
+    yield
+    for name in DATASETS:
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+@pytest.mark.usefixtures("ddl_root")
+def test_named_set_is_found_below_the_environments_root():
+    assert sorted(entry["label"] for entry in load_dataset("ddl_train")) == [0, 1]
+
+
+@pytest.mark.usefixtures("ddl_root")
+def test_ddl_test_split_is_unlabelled():
+    assert [entry["label"] for entry in load_dataset("ddl_test")] == [None]
+
+
+def test_missing_named_set_says_where_its_files_belong(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(DatasetError, match="ddl_train: .*put there: real/ fake/ masks/, or set"):
+        load_dataset("ddl_train")
+
+
+def test_registering_twice_is_the_same_as_once(ddl_root):
+    register_forgery_datasets(ddl_root)
+    register_forgery_datasets(ddl_root)
+    assert len(DatasetCatalog.get("ddl_train")) == 2
+    assert MetadataCatalog.get("ddl_train").evaluator_type == "forgery"
+
+
+def test_registering_reads_no_file(tmp_path):
+    register_forgery_datasets(tmp_path / "nowhere")
+    assert "ddl_valid" in DatasetCatalog.list()
+
+
+def test_importing_registers_nothing():
+    assert not set(DATASETS) & set(DatasetCatalog.list())
+
+
+def test_set_registered_by_somebody_else_is_loaded():
+    DatasetCatalog.register("theirs", lambda: [{"file_name": "x.png"}])
+    try:
+        assert load_dataset("theirs") == [{"file_name": "x.png"}]
+    finally:
+        DatasetCatalog.remove("theirs")
+
+
+def test_path_is_loaded(tmp_path, save):
+    save(tmp_path / "a.png")
+    assert len(load_dataset(str(tmp_path))) == 1
+
+
+def test_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(DatasetError, match="'ddl_trian' is neither .*ddl_train"):
+        load_dataset("ddl_trian")
+
+
+def test_synthetic_set_is_listed_in_balance():
+    entries = load_dataset("synthetic://valid?size=64&seed=5&count=10")
+    assert [entry["label"] for entry in entries] == [0, 1] * 5
+    assert len({entry["image_id"] for entry in entries}) == 10
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["synthetic://all?size=64", "synthetic://train?sise=64", "synthetic://train?size=-1"],
+)
+def test_malformed_synthetic_name_is_refused(name):
+    with pytest.raises(DatasetError, match="synthetic data are named"):
+        load_dataset(name)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loupe.data.images.decoding import read_mask
+from loupe.data.sources.loading import load_path
+from loupe.data.sources.manifest import write_manifest
+from loupe.data.sources.pairing import make_dataset_dict
+
+
+@pytest.fixture
+def entries(tmp_path, save):
+    mask = save(tmp_path / "set/m.png", np.array([[0, 255]], np.uint8))
+    return [
+        make_dataset_dict(
+            save(tmp_path / "set/f.png"), "f", label=1, mask_file_name=mask, technique="splice"
+        ),
+        make_dataset_dict(save(tmp_path / "set/a.png"), "a", label=0, source="camera, 1"),
+        make_dataset_dict(save(tmp_path / "set/u.png"), "u", label=None),
+        make_dataset_dict(save(tmp_path / "set/k.png"), "k", label=1),
+        make_dataset_dict(save(tmp_path / "set/w.png"), "w", label=1, wholly_forged=True),
+    ]
+
+
+def test_written_manifest_gives_the_same_set(entries, tmp_path):
+    read = load_path(write_manifest(entries, tmp_path / "out"))
+    for before, after in zip(entries, read, strict=True):
+        for key in ("label", "technique", "source"):
+            assert before[key] == after[key]
+        assert before.get("wholly_forged") == after.get("wholly_forged")
+        assert (before["mask_file_name"] is None) == (after["mask_file_name"] is None)
+    assert (tmp_path / "out" / "../set/f.png").samefile(read[0]["file_name"])
+
+
+def test_no_image_is_copied(entries, tmp_path):
+    write_manifest(entries, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.csv"]
+
+
+def test_mask_with_a_rule_is_written_anew(entries, tmp_path):
+    write_manifest([entries[0] | {"mask_rule": "inverted"}], tmp_path / "out")
+    (entry,) = load_path(tmp_path / "out")
+    np.testing.assert_array_equal(read_mask(entry["mask_file_name"]), [[1.0, 0.0]])
+
+
+def test_existing_manifest_is_kept(entries, tmp_path):
+    write_manifest(entries, tmp_path / "out")
+    with pytest.raises(FileExistsError, match="remove it or choose another"):
+        write_manifest(entries, tmp_path / "out")

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from loupe.data.training.samplers import BalancedSampler, TrainingSampler, build_sampler
+
+LABELS = np.array([1, 0, 0, 0, 1, 0, 0, 0, 0, 0])
+# fmt: off
+PINNED_TRAINING = [9, 6, 0, 2, 1, 4, 7, 5, 3, 8, 7, 4, 3, 5, 0, 8, 9, 6, 1, 2, 4, 5, 3, 8]
+PINNED_BALANCED = [3, 0, 2, 4, 6, 0, 1, 4, 0, 7, 4, 9, 8, 0, 5, 4, 1, 4, 0, 9, 0, 5, 4, 6]
+# fmt: on
+
+
+def take(sampler, number):
+    return list(islice(iter(sampler), number))
+
+
+def on_rank(sampler, rank, processes):
+    sampler.rank, sampler.processes = rank, processes
+    return sampler
+
+
+def test_training_sampler_draws_each_image_once_per_pass():
+    indices = [draw.index for draw in take(TrainingSampler(10, seed=0), 30)]
+    for start in (0, 10, 20):
+        assert sorted(indices[start : start + 10]) == list(range(10))
+    assert indices[:10] != indices[10:20]
+
+
+def test_balanced_sampler_draws_one_of_each_kind_in_every_two():
+    labels = [LABELS[draw.index] for draw in take(BalancedSampler(LABELS, seed=0), 200)]
+    assert {sum(labels[i : i + 2]) for i in range(0, 200, 2)} == {1}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_balanced_sampler_is_balanced_on_every_process(processes):
+    for rank in range(processes):
+        sampler = on_rank(BalancedSampler(LABELS, seed=0), rank, processes)
+        labels = [LABELS[draw.index] for draw in take(sampler, 40)]
+        assert {sum(labels[i : i + 2]) for i in range(0, 40, 2)} == {1}
+
+
+def test_balanced_sampler_shows_every_authentic_image():
+    drawn = {draw.index for draw in take(BalancedSampler(LABELS, seed=0), 16)}
+    assert drawn == set(range(10))
+
+
+@pytest.mark.parametrize("name", ["TrainingSampler", "BalancedSampler"])
+def test_same_seed_gives_the_same_stream(name):
+    first, second, other = (take(build_sampler(name, LABELS, seed), 40) for seed in (3, 3, 4))
+    assert first == second
+    assert first != other
+
+
+@pytest.mark.parametrize("name", ["TrainingSampler", "BalancedSampler"])
+def test_processes_share_the_stream_of_two_without_overlap(name):
+    parts = [take(on_rank(build_sampler(name, LABELS, 3), rank, 2), 20) for rank in range(2)]
+    positions = [draw.position for pair in zip(*parts, strict=True) for draw in pair]
+    assert positions == list(range(40))
+
+
+def test_training_sampler_shows_the_same_images_on_any_number_of_processes():
+    parts = [take(on_rank(TrainingSampler(10, seed=3), rank, 2), 20) for rank in range(2)]
+    merged = [draw for pair in zip(*parts, strict=True) for draw in pair]
+    assert merged == take(TrainingSampler(10, seed=3), 40)
+
+
+@pytest.mark.parametrize("name", ["TrainingSampler", "BalancedSampler"])
+def test_skipped_stream_goes_on_where_it_was_left(name):
+    sampler = on_rank(build_sampler(name, LABELS, 3), 1, 2)
+    sampler.skip(7)
+    assert take(sampler, 5) == take(on_rank(build_sampler(name, LABELS, 3), 1, 2), 12)[7:]
+
+
+def test_balanced_sampler_refuses_one_kind_only():
+    with pytest.raises(ValueError, match="3 forged and 0 authentic"):
+        BalancedSampler(np.ones(3), seed=0)
+
+
+def test_unknown_sampler_is_refused():
+    with pytest.raises(ValueError, match="'Other'; it must be TrainingSampler or"):
+        build_sampler("Other", LABELS, 0)
+
+
+def test_empty_set_is_refused():
+    with pytest.raises(ValueError, match="no training images"):
+        TrainingSampler(0, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("TrainingSampler", PINNED_TRAINING),
+        ("BalancedSampler", PINNED_BALANCED),
+    ],
+)
+def test_a_seed_means_the_stream_that_earlier_runs_drew(name, expected):
+    assert [draw.index for draw in take(build_sampler(name, LABELS, 3), 24)] == expected
+
+
+@pytest.mark.parametrize("name", ["TrainingSampler", "BalancedSampler"])
+@pytest.mark.parametrize("skipped", [3, 4, 39, 40, 41, 1000])
+def test_a_stream_skipped_by_many_passes_goes_on_exactly(name, skipped, monkeypatch):
+    whole = take(on_rank(build_sampler(name, LABELS, 3), 1, 3), skipped + 30)
+    monkeypatch.setattr("loupe.data.training.samplers._CHUNK", 4)
+    sampler = on_rank(build_sampler(name, LABELS, 3), 1, 3)
+    sampler.skip(skipped)
+    assert take(sampler, 30) == whole[skipped:]
