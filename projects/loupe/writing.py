@@ -1,0 +1,191 @@
+"""The one way to write a file: whole or not at all, and harmless to whoever opens it.
+
+A file gets its name only once its content is on the disk, so that a process killed at any moment
+leaves the old file or the new one, never half of one. Tables and reports hold names of files that
+somebody else chose, so cells cannot become formulas and text cannot become markup.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+# Spreadsheets take a cell that begins so for a formula.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+@contextmanager
+def replacing(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
+    """Opens a file that takes the name `path` when the block ends, and vanishes if it fails.
+
+    The content lies beside `path` under a temporary name until it is on the disk, then takes its
+    name in one step (POSIX `rename`). Two processes that write the same path do not mix.
+
+    Args:
+        path: The file to write. Its folder is made if it is missing.
+        text: UTF-8 text with unchanged line ends instead of bytes.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "numbers.txt"
+        >>> with replacing(target, text=True) as file:
+        ...     _ = file.write("1 2 3")
+        >>> target.read_text()
+        '1 2 3'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
+    try:
+        options: dict[str, Any] = {"encoding": "utf-8", "newline": ""} if text else {}
+        with os.fdopen(handle, "w" if text else "wb", **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+    _sync_folder(path.parent)
+
+
+def _umask() -> int:
+    """What a new file may not be; Linux alone lets a process read it without changing it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o022
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts the new name itself on the disk; file systems that cannot are left alone."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes bytes, whole or not at all."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+def write_text(path: str | Path, content: str) -> None:
+    """Writes UTF-8 text, whole or not at all."""
+    with replacing(path, text=True) as file:
+        file.write(content)
+
+
+def write_json(path: str | Path, content: Any, *, indent: int | None = 1) -> None:
+    """Writes JSON that every reader takes: see `plain`."""
+    text = json.dumps(plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def plain(value: Any) -> Any:
+    """Turns a value into what JSON knows.
+
+    Numbers that are not finite, which JSON has no word for, become null; NumPy's and PyTorch's
+    scalars and arrays become numbers and lists; paths become text.
+
+    Example:
+        >>> plain({"f1": float("nan"), "at": Path("a/b"), "box": (1, 2)})
+        {'f1': None, 'at': 'a/b', 'box': [1, 2]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table, its text cells guarded by `guard_cell`; None becomes an empty cell."""
+    with replacing(path, text=True) as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(header)
+        table.writerows([guard_cell(cell) for cell in row] for row in rows)
+
+
+def guard_cell(cell: object) -> object:
+    """Puts a quote before text that a spreadsheet would take for a formula.
+
+    Example:
+        >>> guard_cell("=1+1.jpg"), guard_cell("a.jpg"), guard_cell(-0.5), guard_cell("-0.5")
+        ("'=1+1.jpg", 'a.jpg', -0.5, '-0.5')
+    """
+    if isinstance(cell, str) and _FORMULA.match(cell) and not _is_number(cell):
+        return "'" + cell
+    return cell
+
+
+def read_cell(cell: str) -> str:
+    """Undoes `guard_cell`.
+
+    Example:
+        >>> read_cell("'=1+1.jpg"), read_cell("a.jpg"), read_cell("-0.5")
+        ('=1+1.jpg', 'a.jpg', '-0.5')
+    """
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def markdown_text(text: object) -> str:
+    """Text that stays text in Markdown and in a cell of its tables.
+
+    Example:
+        >>> print(markdown_text("<b>"))
+        &lt;b&gt;
+    """
+    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("\r", " ")
+
+
+def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A table of text on the left and numbers on the right, its cells escaped.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells as text or numbers; None is left empty.
+
+    Returns:
+        Lines that end in a line end.
+
+    Example:
+        >>> print(markdown_table(["set", "AUC"], [["casia", 0.8]]), end="")
+        | set | AUC |
+        |---|---:|
+        | casia | 0.8 |
+    """
+    lines = ["|---" + "|---:" * (len(header) - 1) + "|"]
+    for cells in (header, *rows):
+        shown = ("" if cell is None else markdown_text(cell) for cell in cells)
+        lines.append("| " + " | ".join(shown) + " |")
+    lines[0], lines[1] = lines[1], lines[0]
+    return "\n".join(lines) + "\n"

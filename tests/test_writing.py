@@ -1,0 +1,90 @@
+"""Files are whole or absent, JSON is JSON, tables hold no formulas."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loupe.writing import (
+    guard_cell,
+    markdown_table,
+    markdown_text,
+    plain,
+    read_cell,
+    replacing,
+    write_csv,
+    write_json,
+    write_text,
+)
+
+
+def test_a_file_keeps_its_old_content_until_the_new_one_is_whole(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replacing(path, text=True) as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(TypeError), replacing(path) as file:
+        file.write("text where bytes belong")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_new_file_has_the_rights_that_an_ordinary_one_has(tmp_path: Path):
+    write_text(tmp_path / "ours", "")
+    (tmp_path / "ordinary").touch()
+    ours, ordinary = (stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("ours", "ordinary"))
+    assert ours == ordinary
+
+
+def test_folders_are_made(tmp_path: Path):
+    write_text(tmp_path / "a/b/c.txt", "x")
+    assert (tmp_path / "a/b/c.txt").read_text() == "x"
+
+
+def test_json_has_null_for_numbers_that_are_not_finite(tmp_path: Path):
+    content = {"a": float("nan"), "b": np.float32(np.inf), "c": np.arange(2), "d": torch.ones(1)}
+    write_json(tmp_path / "a.json", content)
+    read = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+    assert read == {"a": None, "b": None, "c": [0, 1], "d": [1.0]}
+
+
+def test_what_is_plain_stays(tmp_path: Path):
+    assert plain({"a": [1, 0.5, None, True, "x"]}) == {"a": [1, 0.5, None, True, "x"]}
+
+
+@pytest.mark.parametrize(
+    "name", ["=1+1", "@x", "-a", "+a", "\tx", "'=x", "''@x", "'x", "a", "-1e-3"]
+)
+def test_every_cell_is_read_as_it_was_written(tmp_path: Path, name: str):
+    write_csv(tmp_path / "a.csv", ["name"], [[name]])
+    with (tmp_path / "a.csv").open(newline="") as file:
+        (_, (cell,)) = csv.reader(file)
+    assert read_cell(cell) == name
+
+
+@pytest.mark.parametrize("name", ["=1+1", "@x", "-a", "+a", "\tx", "\rx", "'=x"])
+def test_no_cell_begins_as_a_formula(name: str):
+    assert str(guard_cell(name)).startswith("'")
+
+
+def test_markdown_escapes_what_is_markup_or_ends_a_cell():
+    assert markdown_text("<script>|\n&") == "&lt;script&gt;\\| &amp;"
+
+
+def test_a_markdown_table_has_a_line_for_each_row():
+    assert markdown_table(["a", "b|"], [[1, None]]) == "| a | b\\| |\n|---|---:|\n| 1 |  |\n"
