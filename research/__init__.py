@@ -1,1 +1,1 @@
-"""What the tables, costs and benchmarks of the documents need; no part of the installed Loupe."""
+"""What the tables and benchmarks of the documents need; no part of the installed Loupe."""
