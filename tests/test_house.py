@@ -7,8 +7,6 @@ import os
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "projects" / "loupe"
 
@@ -20,8 +18,10 @@ SOURCES = sorted(
     for path in PACKAGE.rglob("*")
     if path.suffix in {".py", ".h", ".cpp", ".cu", ".cuh"} and path.is_file()
 )
-TOOLS = sorted([*(ROOT / "tools").glob("*.py"), *(ROOT / "datasets").glob("*.py")])
-PYTHON = [path for path in SOURCES if path.suffix == ".py"] + TOOLS
+RESEARCH = sorted(
+    path for folder in ("research", "tools", "datasets") for path in (ROOT / folder).rglob("*.py")
+)
+PYTHON = [path for path in SOURCES if path.suffix == ".py"] + RESEARCH
 
 FOLDERS = [
     ".ci",
@@ -103,21 +103,36 @@ def untyped(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     return missing
 
 
-@pytest.mark.parametrize("path", SOURCES + TOOLS, ids=relative)
-def test_no_file_is_longer_than_can_be_read_at_one_sitting(path: Path):
-    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+def test_no_file_is_longer_than_can_be_read_at_one_sitting():
+    lengths = {relative(path): len(path.read_text().splitlines()) for path in SOURCES + RESEARCH}
+    assert_none({name: length for name, length in lengths.items() if length > LONGEST_FILE})
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=relative)
-def test_no_function_is_longer_than_a_screen(path: Path):
-    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions(path)}
+def test_no_function_is_longer_than_a_screen():
+    lengths = {
+        f"{relative(path)}: {node.name}": node.end_lineno - node.lineno + 1
+        for path in PYTHON
+        for node in functions(path)
+    }
     assert_none({name: length for name, length in lengths.items() if length > LONGEST_FUNCTION})
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=relative)
-def test_every_function_is_typed(path: Path):
-    missing = {f"{node.name}:{node.lineno}": untyped(node) for node in functions(path)}
+def test_every_function_is_typed():
+    missing = {
+        f"{relative(path)}:{node.lineno} {node.name}": untyped(node)
+        for path in PYTHON
+        for node in functions(path)
+    }
     assert_none({name: parts for name, parts in missing.items() if parts})
+
+
+def test_a_tool_is_a_door_of_a_few_lines():
+    lengths = {relative(p): len(p.read_text().splitlines()) for p in (ROOT / "tools").glob("*.py")}
+    assert_none({name: length for name, length in lengths.items() if length > 20})
+
+
+def test_no_search_path_is_changed():
+    assert [relative(path) for path in PYTHON if "sys.path" in path.read_text()] == []
 
 
 def test_no_file_has_a_name_that_says_nothing():

@@ -96,7 +96,13 @@ def rivals(dtype: torch.dtype) -> dict[str, Callable[..., torch.Tensor]]:
         v, s, p.to(v.dtype), w.to(v.dtype)
     )
 
-    def with_tensors(function: Callable[..., torch.Tensor], value, shapes, locations, weights):  # noqa: ANN001,ANN202
+    def with_tensors(
+        function: Callable[..., torch.Tensor],
+        value: torch.Tensor,
+        shapes: list[tuple[int, int]],
+        locations: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:
         sizes = torch.tensor(shapes, device=value.device)
         areas = sizes.prod(-1)
         return function(value, sizes, areas.cumsum(0) - areas, locations, weights)
