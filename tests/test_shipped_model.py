@@ -17,7 +17,7 @@ from loupe.config import load_config
 from loupe.data.sources.synthetic import make_sample
 from loupe.inference import LoupePredictor
 from loupe.model_zoo import FOLDER, shipped_file
-from loupe.modeling.backbone import build_perception_encoder
+from loupe.modeling.building import build_perception_encoder
 
 ROOT = Path(__file__).parents[1]
 NAME = "loupe://loupe_tiny_copies.safetensors"

@@ -150,7 +150,7 @@ def measure_phases(
 
     counts = LossCounts(images, 1, images, segmenter.num_queries * images)
     for _ in range(rounds + 1):
-        perception = timed("encoder and classifier", lambda: model.perceive(batch), torch.no_grad())
+        perception = timed("encoder and classifier", lambda: model.classify(batch), torch.no_grad())
         inputs, features, verdict = perception
         targets = pseudo_targets(verdict)
         with gradients_for(segmenter, graph_parameters(segmenter, parameters)):
@@ -168,7 +168,7 @@ def measure_phases(
             )
             timed("backward", loss.backward, nullcontext())
         segmenter.zero_grad(set_to_none=True)
-        timed("answer", lambda p=perception: model.answer(batch, p), torch.no_grad())
+        timed("answer", lambda p=perception: model.predict(batch, p), torch.no_grad())
     return {k: 1000 * statistics.median(v[1:]) / images for k, v in phases.items()}
 
 

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -29,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from loupe.ops import BACKENDS, ms_deform_attn, ms_deform_attn_fused, use_fast_linear
+from loupe.ops import BACKENDS, ms_deform_attn, ms_deform_attn_fused
 from loupe.ops.backends import describe
 from research.benchmarks.deformable_attention_rivals import RIVALS, EncoderLayer, fused_with
 
@@ -158,28 +157,19 @@ def steps_of(case: Case) -> dict[str, Step]:
     inputs = make_inputs(case)
     if case.form == "layer":
         torch.manual_seed(0)
-        plain = EncoderLayer(HEADS, CHANNELS, len(inputs.shapes), POINTS)
-        fast = deepcopy(plain)
-        use_fast_linear(fast)
+        layer = EncoderLayer(HEADS, CHANNELS, len(inputs.shapes), POINTS)
         memory = inputs.value.flatten(2)
         position = torch.randn_like(memory)
-        rival = fused_with("grid_sample")
-        # The layer as Loupe runs it, as it is usually written, and with one of the two changes.
-        layers = {
-            "ours": (fast, ms_deform_attn_fused),
-            "grid_sample": (plain, rival),
-            "grid_sample_fast_linear": (fast, rival),
-            "ours_torch_linear": (plain, ms_deform_attn_fused),
-        }
+        operators = {"ours": ms_deform_attn_fused, "grid_sample": fused_with("grid_sample")}
         steps = {
             name: stepper(
-                lambda x, layer=layer, attend=attend: layer(
+                lambda x, attend=attend: layer(
                     x, position, inputs.reference, inputs.shapes, attend
                 ),
                 (memory,),
                 parameters=tuple(layer.parameters()),
             )
-            for name, (layer, attend) in layers.items()
+            for name, attend in operators.items()
         }
         # The operator alone beside the layer, to know its share.
         steps["operator"] = stepper(ms_deform_attn_fused, tuple(inputs), frozen=(2,))

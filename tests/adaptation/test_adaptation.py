@@ -51,7 +51,7 @@ def changed(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 def perceived(model: Loupe, items: list[Item]) -> list[Any]:
     with torch.no_grad():
-        return [model.eval().perceive(items)]
+        return [model.eval().classify(items)]
 
 
 def adapt(model: Loupe, items: list[Item], steps: int = 1, **arguments: Any) -> list[float]:

@@ -25,7 +25,7 @@ from loupe.adaptation.pseudo_labels import disagreement, image_weights
 from loupe.adaptation.runs import SHOWN, count_groups
 from loupe.adaptation.settings import IMAGE_WEIGHTS, PARAMETERS
 from loupe.checkpoint import load_weights
-from loupe.modeling.loupe import Perception
+from loupe.modeling.loupe import ClassifiedBatch
 from loupe.solver import warmup_stable_decay
 from loupe.structures import ClassifierOutput, GroundTruth
 from loupe.trainer.evaluation import adaptation_schedule, evaluate_model
@@ -51,13 +51,13 @@ def unlabelled(make_item: MakeItem, seeds: Iterable[int] = (0, 1, 2)) -> list[It
     return [{k: v for k, v in make_item(seed).items() if k in SHOWN} for seed in seeds]
 
 
-def perceived(model: Loupe, items: list[Item], *image_logits: float) -> Perception:
+def perceived(model: Loupe, items: list[Item], *image_logits: float) -> ClassifiedBatch:
     """What is known of a batch; the verdicts can be given."""
     with torch.no_grad():
-        perception = model.eval().perceive(items)
+        perception = model.eval().classify(items)
     if image_logits:
-        verdict = perception.verdict._replace(image_logits=torch.tensor(image_logits))
-        perception = perception._replace(verdict=verdict)
+        verdict = perception.classification._replace(image_logits=torch.tensor(image_logits))
+        perception = perception._replace(classification=verdict)
     return perception
 
 
@@ -69,17 +69,19 @@ def quiet_model(tiny_model: Loupe) -> Loupe:
     return tiny_model
 
 
-def with_patch_maps(perception: Perception, patch_maps: Tensor) -> Perception:
+def with_patch_maps(perception: ClassifiedBatch, patch_maps: Tensor) -> ClassifiedBatch:
     logits = patch_maps.clamp(1e-4, 1 - 1e-4).logit()
-    return perception._replace(verdict=perception.verdict._replace(patch_logits=logits))
+    return perception._replace(
+        classification=perception.classification._replace(patch_logits=logits)
+    )
 
 
-def masks(segmenter: nn.Module, perception: Perception) -> Tensor:
+def masks(segmenter: nn.Module, perception: ClassifiedBatch) -> Tensor:
     with torch.no_grad():
         return maps_on_grid(predict(segmenter, perception)[-1], perception)
 
 
-def agreeing(model: Loupe, items: list[Item]) -> Perception:
+def agreeing(model: Loupe, items: list[Item]) -> ClassifiedBatch:
     """Images called forged whose patch maps are the masks that the model gives already."""
     perception = perceived(model, items, *[2.0] * len(items))
     return with_patch_maps(perception, masks(model.segmenter, perception))
@@ -98,7 +100,7 @@ def gradient(model: Loupe) -> Tensor:
     return torch.cat([g.flatten() for g in gradients])
 
 
-def direction(model: Loupe, perception: Perception, **settings: Any) -> Tensor:
+def direction(model: Loupe, perception: ClassifiedBatch, **settings: Any) -> Tensor:
     """The gradient of a step that moves nothing, with points that do not depend on chance."""
     model.mask_criterion.draw = lambda *shape, device=None: torch.full(shape, 0.4)
     TestTimeAdaptation(model, lr=0.0, weight_decay=0.0, **settings).step([perception])
@@ -258,7 +260,9 @@ def test_the_teacher_is_asked_about_images_called_forged_alone(
 ):
     perception = agreeing(tiny_model, unlabelled(make_item))
     perception = perception._replace(
-        verdict=perception.verdict._replace(image_logits=torch.tensor([-2.0, 2.0, -2.0]))
+        classification=perception.classification._replace(
+            image_logits=torch.tensor([-2.0, 2.0, -2.0])
+        )
     )
     adaptation = TestTimeAdaptation(tiny_model, lr=0.0, teacher_decay=0.9)
     asked: list[int] = []
@@ -451,9 +455,9 @@ def test_the_model_is_shown_no_key_that_could_hold_a_label(
     mode: str, tiny_model: Loupe, make_item: MakeItem
 ):
     seen: set[str] = set()
-    perceive, answer = tiny_model.perceive, tiny_model.answer
-    tiny_model.perceive = lambda items: (seen.update(*items), perceive(items))[1]
-    tiny_model.answer = lambda items, p: (seen.update(*items), answer(items, p))[1]
+    perceive, answer = tiny_model.classify, tiny_model.predict
+    tiny_model.classify = lambda items: (seen.update(*items), perceive(items))[1]
+    tiny_model.predict = lambda items, p: (seen.update(*items), answer(items, p))[1]
     items = [make_item(seed) | {"ground_truth": 1, "technique": "x"} for seed in range(2)]
     adaptation = TestTimeAdaptation(tiny_model, **ALL_OPTIONS)
     list(adapted_predictions(adaptation, [items], mode=mode, images_per_step=2))

@@ -36,10 +36,15 @@ NARROW = {"embed_dim": 64, "num_heads": 2, "depth": 1}
 LARGE_CORE = 316_102_656
 
 
+def encoder_of(name: str, **arguments: Any) -> PerceptionEncoder:
+    """timm's encoder of this name at its published size, but for the arguments."""
+    defaults: dict[str, Any] = {"image_size": 0, "weights": "", "stem": "patch", "depth": 0}
+    defaults |= {"new_parts": [], "overrides": {}}
+    return PerceptionEncoder(name=name, **defaults | arguments).eval()
+
+
 def tiny(name: str = "vit_pe_core_tiny_patch16_384", **arguments: Any) -> PerceptionEncoder:
-    return PerceptionEncoder(
-        name=name, **{"image_size": 84, "overrides": dict(TINY), **arguments}
-    ).eval()
+    return encoder_of(name, **{"image_size": 84, "overrides": dict(TINY)} | arguments)
 
 
 def test_all_published_sizes_are_known_to_timm():
@@ -50,7 +55,7 @@ def test_all_published_sizes_are_known_to_timm():
 @pytest.mark.parametrize("name", CORE + SPATIAL)
 @torch.no_grad()
 def test_patches_and_pooled_feature_equal_timms_own_calls(name: str):
-    encoder = PerceptionEncoder(name=name, image_size=64, overrides=dict(NARROW)).eval()
+    encoder = encoder_of(name, image_size=64, overrides=dict(NARROW))
     side = 3 * encoder.patch_size
     images = torch.randn(2, 3, side, side + encoder.patch_size)
     features = encoder(images)
@@ -68,7 +73,7 @@ def test_patches_and_pooled_feature_equal_timms_own_calls(name: str):
 @pytest.mark.parametrize("name", CORE + SPATIAL)
 def test_every_published_size_builds_at_its_own_size(name: str):
     with torch.device("meta"):
-        encoder = PerceptionEncoder(name=name)
+        encoder = encoder_of(name)
         features = encoder(torch.empty(1, 3, *encoder.vit.patch_embed.img_size))
     assert features["patches"].shape == (1, encoder.embed_dim, *encoder.grid_size)
     assert features["pooled"].shape == (1, encoder.embed_dim)
@@ -77,13 +82,13 @@ def test_every_published_size_builds_at_its_own_size(name: str):
 
 def test_the_default_encoder_has_the_published_number_of_parameters():
     with torch.device("meta"):
-        encoder = PerceptionEncoder(name="vit_pe_core_large_patch14_336")
+        encoder = encoder_of("vit_pe_core_large_patch14_336")
     assert sum(p.numel() for p in encoder.parameters()) == LARGE_CORE
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"vit_pe_lang.*vit_pe_core_tiny_patch16_384"):
-        PerceptionEncoder(name="vit_pe_lang_large_patch14_448")
+        encoder_of("vit_pe_lang_large_patch14_448")
 
 
 def test_an_image_that_is_no_multiple_of_the_patch_is_refused_with_the_remedy():

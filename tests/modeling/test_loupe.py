@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from loupe import Loupe, add_loupe_config
 from loupe.modeling.deformable_attention import DeformableAttention
-from loupe.structures import ClassifierOutput
+from loupe.modeling.targets import prepare_targets
+from loupe.structures import ClassifierOutput, Targets
 
 Item = dict[str, Any]
 MakeItem = Callable[..., Item]
@@ -190,7 +191,7 @@ def test_counts_are_what_they_are_called(tiny_model: Loupe, make_item: MakeItem)
 
 def test_the_counts_agree_with_the_targets(tiny_model: Loupe, make_item: MakeItem):
     items = [make_item(0, valid_size=(15, 84)), make_item(1, mask_known=False), make_item(2)]
-    targets = tiny_model.prepare_targets(items, tiny_model.preprocess(items))
+    targets = targets_of(tiny_model, items)
     counts = tiny_model.loss_counts(items).tolist()
     assert counts[0] == len(targets.labels)
     assert counts[1] == int(targets.patch_valid.sum())
@@ -200,11 +201,15 @@ def test_the_counts_agree_with_the_targets(tiny_model: Loupe, make_item: MakeIte
 # ---- Targets
 
 
+def targets_of(model: Loupe, items: list[Item]) -> Targets:
+    return prepare_targets(items, model.preprocess(items), model.patch_size)
+
+
 def test_patch_ratios_are_shares_of_forged_pixels(tiny_model: Loupe, make_item: MakeItem):
     item = make_item()
     item["mask"][:] = 0
     item["mask"][14:28, 28:35] = 1  # The left half of patch (1, 2).
-    targets = tiny_model.prepare_targets([item], tiny_model.preprocess([item]))
+    targets = targets_of(tiny_model, [item])
     expected = torch.zeros(6, 6)
     expected[1, 2] = 0.5
     torch.testing.assert_close(targets.patch_ratios[0], expected)
@@ -212,7 +217,7 @@ def test_patch_ratios_are_shares_of_forged_pixels(tiny_model: Loupe, make_item: 
 
 def test_each_region_is_a_target(tiny_model: Loupe, make_item: MakeItem):
     item = make_item(regions=3)
-    targets = tiny_model.prepare_targets([item], tiny_model.preprocess([item]))
+    targets = targets_of(tiny_model, [item])
     for number, mask in enumerate(targets.masks[0], start=1):
         assert torch.equal(mask.bool(), item["regions"] == number)
     assert len(targets.masks[0]) == 3

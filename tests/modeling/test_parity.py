@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from loupe import Loupe, PerceptionEncoder
 from loupe.adaptation import pseudo_targets
 from loupe.checkpoint import EMPTY_WEIGHT, from_released, load_into, to_released
+from loupe.modeling.building import encoder_arguments
 from loupe.modeling.losses import poly_focal_loss, tversky_loss
 from loupe.modeling.postprocessing import paste_map, query_map
 from loupe.structures import LossCounts, MaskOutput, Targets
@@ -52,7 +53,7 @@ def build_reference_encoder(
     cfg: CfgNode, input_shape: ShapeSpec | None = None
 ) -> PerceptionEncoder:
     """The tiny encoder with the original's rotary positions, which do not scale with the grid."""
-    arguments = PerceptionEncoder.from_config(cfg, input_shape)
+    arguments = encoder_arguments(cfg)
     arguments["overrides"]["ref_feat_shape"] = (6, 6)
     return PerceptionEncoder(**arguments)
 

@@ -11,29 +11,29 @@ import torch
 from torch import Tensor, nn
 
 from loupe.adaptation.pseudo_labels import disagreement, grid_maps, reference_maps
-from loupe.modeling.loupe import Perception
+from loupe.modeling.loupe import ClassifiedBatch
 from loupe.structures import MaskOutput
 
 
-def predict(segmenter: nn.Module, perception: Perception) -> list[MaskOutput]:
+def predict(segmenter: nn.Module, perception: ClassifiedBatch) -> list[MaskOutput]:
     """The segmenter's outputs under the soft condition, the last one being the prediction."""
     inputs, features, verdict = perception
     probability = verdict.image_logits.detach().float().sigmoid()
     return segmenter(features["patches"], probability, inputs.patch_valid)
 
 
-def part_of(perception: Perception, rows: list[int]) -> Perception:
+def part_of(perception: ClassifiedBatch, rows: list[int]) -> ClassifiedBatch:
     """What is known of some images of a batch, as far as the segmenter needs it."""
     inputs, features, verdict = perception
     valid = None if inputs.patch_valid is None else inputs.patch_valid[rows]
-    return Perception(
+    return ClassifiedBatch(
         inputs._replace(patch_valid=valid),
         {"patches": features["patches"][rows]},
         verdict._replace(image_logits=verdict.image_logits[rows]),
     )
 
 
-def maps_on_grid(output: MaskOutput, perception: Perception) -> Tensor:
+def maps_on_grid(output: MaskOutput, perception: ClassifiedBatch) -> Tensor:
     """(B, h, w) in [0, 1]: the maps of a prediction on the patch grid."""
     height, width = perception.features["patches"].shape[-2:]
     return grid_maps(output, (height, width))
@@ -41,11 +41,11 @@ def maps_on_grid(output: MaskOutput, perception: Perception) -> Tensor:
 
 @torch.no_grad()
 def disagreement_with_patch_maps(
-    output: MaskOutput, perception: Perception, temperature: float = 1.0
+    output: MaskOutput, perception: ClassifiedBatch, temperature: float = 1.0
 ) -> Tensor:
     """(B,) in [0, 1]; see `disagreement`."""
     maps = maps_on_grid(output, perception)
-    reference = reference_maps(perception.verdict, temperature)
+    reference = reference_maps(perception.classification, temperature)
     return disagreement(maps, reference, perception.inputs.patch_valid)
 
 
@@ -64,7 +64,7 @@ class Guard:
         self,
         kind: str,
         source: nn.Module,
-        perceptions: Sequence[Perception],
+        perceptions: Sequence[ClassifiedBatch],
         temperature: float = 1.0,
     ) -> None:
         self.kind, self.temperature = kind, temperature
@@ -77,7 +77,9 @@ class Guard:
         ]
 
     @torch.no_grad()
-    def excess(self, outputs: Sequence[MaskOutput], perceptions: Sequence[Perception]) -> float:
+    def excess(
+        self, outputs: Sequence[MaskOutput], perceptions: Sequence[ClassifiedBatch]
+    ) -> float:
         """Mean over the images of how much more these masks disagree than the source model's do.
 
         Args:

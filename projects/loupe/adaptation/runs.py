@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 
 from loupe.adaptation.settings import AdaptationSettings
 from loupe.adaptation.steps import TestTimeAdaptation
-from loupe.modeling.loupe import Perception
+from loupe.modeling.loupe import ClassifiedBatch
 
 logger = logging.getLogger(__name__)
 
@@ -127,31 +127,35 @@ def count_groups(loader: Loader, size: int) -> int | None:
 
 
 def _adapt(
-    adaptation: TestTimeAdaptation, perceptions: list[Perception | None], steps: int
+    adaptation: TestTimeAdaptation, perceptions: list[ClassifiedBatch | None], steps: int
 ) -> None:
     seen = [perception for perception in perceptions if perception is not None]
-    adaptation.summary.images += sum(len(perception.verdict.image_logits) for perception in seen)
+    adaptation.summary.images += sum(
+        len(perception.classification.image_logits) for perception in seen
+    )
     for number in range(steps):
         logger.info("adaptation loss %.4f", adaptation.step(seen, met=number == 0))
 
 
 # Functions of their own, lest the generator's consumer runs without gradients while it is paused.
 @torch.no_grad()
-def _answer(adaptation: TestTimeAdaptation, batch: Batch, perception: Perception | None) -> Batch:
+def _answer(
+    adaptation: TestTimeAdaptation, batch: Batch, perception: ClassifiedBatch | None
+) -> Batch:
     with adaptation.answering(perception):
         # The forward pass of the answer is measured as it runs: a second one would cost its time.
         hook = adaptation.model.segmenter.register_forward_hook(
             lambda module, inputs, outputs: adaptation.note_answer(outputs[-1], perception)
         )
         try:
-            return adaptation.model.answer(_shown(batch), perception)
+            return adaptation.model.predict(_shown(batch), perception)
         finally:
             hook.remove()
 
 
 @torch.no_grad()
-def _perceive(adaptation: TestTimeAdaptation, group: list[Batch]) -> list[Perception | None]:
-    return [adaptation.model.perceive(_shown(batch)) for batch in group]
+def _perceive(adaptation: TestTimeAdaptation, group: list[Batch]) -> list[ClassifiedBatch | None]:
+    return [adaptation.model.classify(_shown(batch)) for batch in group]
 
 
 def _shown(batch: Batch) -> Batch:

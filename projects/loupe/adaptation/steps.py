@@ -19,7 +19,7 @@ from loupe.adaptation.parameters import chosen_parameters, gradients_for, graph_
 from loupe.adaptation.pseudo_labels import blend, image_weights, pseudo_targets
 from loupe.adaptation.settings import AdaptationSettings
 from loupe.adaptation.summary import AdaptationSummary
-from loupe.modeling.loupe import Loupe, Perception
+from loupe.modeling.loupe import ClassifiedBatch, Loupe
 from loupe.structures import LossCounts, MaskOutput, Targets
 
 logger = logging.getLogger(__name__)
@@ -121,10 +121,10 @@ class TestTimeAdaptation:
 
     def forget_answers(self) -> None:
         """Lets go of the last step's images and their predictions."""
-        self._answers: list[tuple[Perception, MaskOutput]] = []
+        self._answers: list[tuple[ClassifiedBatch, MaskOutput]] = []
 
     @contextmanager
-    def answering(self, perception: Perception | None) -> Iterator[None]:
+    def answering(self, perception: ClassifiedBatch | None) -> Iterator[None]:
         """The model with the weights that answer; a prediction that is known already is reused."""
         student = self.model.segmenter
         known = [output for seen, output in self._answers if seen is perception]
@@ -137,7 +137,7 @@ class TestTimeAdaptation:
         finally:
             self.model.segmenter = student
 
-    def step(self, perceptions: Sequence[Perception], *, met: bool = True) -> float:
+    def step(self, perceptions: Sequence[ClassifiedBatch], *, met: bool = True) -> float:
         """One optimiser step on some micro-batches, normalised over all of them.
 
         The step is not taken, or is taken back, where the settings or a value that is not finite
@@ -184,12 +184,15 @@ class TestTimeAdaptation:
         self.summary.note_loss(lesson.loss)
         return lesson.loss
 
-    def _learn(self, perceptions: Sequence[Perception], guard: Guard | None, met: bool) -> Lesson:
+    def _learn(
+        self, perceptions: Sequence[ClassifiedBatch], guard: Guard | None, met: bool
+    ) -> Lesson:
         """Computes the gradient; no weight changes."""
         margin = self.settings.confidence_margin
         temperature = self.settings.patch_temperature
         targets = [
-            pseudo_targets(perception.verdict, margin, temperature) for perception in perceptions
+            pseudo_targets(perception.classification, margin, temperature)
+            for perception in perceptions
         ]
         counts = self._counts(targets)
         if counts.class_weights == 0:
@@ -208,7 +211,7 @@ class TestTimeAdaptation:
         return Lesson(loss, weight, int(counts.images), excess)
 
     def _backward(
-        self, perception: Perception, targets: Targets, counts: LossCounts
+        self, perception: ClassifiedBatch, targets: Targets, counts: LossCounts
     ) -> tuple[float, float, MaskOutput]:
         """Adds the gradient of one micro-batch; gives loss, sum of weights, and prediction."""
         outputs = predict(self.model.segmenter, perception)
@@ -230,7 +233,9 @@ class TestTimeAdaptation:
         prediction = MaskOutput(*(None if x is None else x.detach() for x in outputs[-1]))
         return float(loss.detach()), float(known.sum()), prediction
 
-    def _move(self, perceptions: Sequence[Perception], guard: Guard | None, rate: float) -> bool:
+    def _move(
+        self, perceptions: Sequence[ClassifiedBatch], guard: Guard | None, rate: float
+    ) -> bool:
         """Lets the optimiser move the weights; says whether the move was kept."""
         before = [] if guard is None else [p.detach().clone() for p in self.parameters]
         for group in self.optimizer.param_groups:
@@ -282,11 +287,11 @@ class TestTimeAdaptation:
             self._stopped = self.summary.stopped = True
             logger.warning("adaptation stops after %d rollbacks", self._rollbacks)
 
-    def note_answer(self, output: MaskOutput, perception: Perception) -> None:
+    def note_answer(self, output: MaskOutput, perception: ClassifiedBatch) -> None:
         """Adds the disagreement of a prediction with the patch maps to the summary."""
         self.summary.note_after(self._disagreements(output, perception).tolist())
 
-    def _disagreements(self, output: MaskOutput, perception: Perception) -> Tensor:
+    def _disagreements(self, output: MaskOutput, perception: ClassifiedBatch) -> Tensor:
         temperature = self.settings.patch_temperature
         return disagreement_with_patch_maps(output, perception, temperature)
 

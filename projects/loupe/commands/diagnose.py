@@ -24,7 +24,7 @@ from loupe.evaluation.diagnosis import Diagnosis, ModelAnswer
 from loupe.evaluation.diagnosis_report import markdown
 from loupe.evaluation.signatures import find_signatures
 from loupe.inference import LoupePredictor
-from loupe.modeling.loupe import Loupe, Perception
+from loupe.modeling.loupe import ClassifiedBatch, Loupe
 
 # The logit of a verdict that leaves no doubt.
 CERTAIN = 30.0
@@ -43,18 +43,20 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(words)
 
 
-def told(model: Loupe, batch: list[dict[str, Any]], perception: Perception, logit: float) -> list:
+def told(
+    model: Loupe, batch: list[dict[str, Any]], perception: ClassifiedBatch, logit: float
+) -> list:
     """The model's answers if the verdict were this."""
-    verdict = perception.verdict
+    verdict = perception.classification
     certain = verdict._replace(image_logits=torch.full_like(verdict.image_logits, logit))
-    return model.answer(batch, perception._replace(verdict=certain))
+    return model.predict(batch, perception._replace(classification=certain))
 
 
 @torch.no_grad()
 def answers_of(model: Loupe, batch: list[dict[str, Any]]) -> list[ModelAnswer]:
     """What the model says about readable images, also if it is told the verdict."""
-    perception = model.perceive(batch)
-    own = model.answer(batch, perception)
+    perception = model.classify(batch)
+    own = model.predict(batch, perception)
     conditional = model.segmenter is not None and model.segmenter.condition_embeddings is not None
     pairs = [(None, None)] * len(batch)
     if conditional:

@@ -6,11 +6,11 @@ B images, C channels, H W pixels, h w patches, N tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import timm
-from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import Backbone
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,17 +44,16 @@ class PerceptionEncoder(Backbone):
         ValueError: `name` is no Perception Encoder of timm, or the stem does not fit the patch.
     """
 
-    @configurable
     def __init__(
         self,
         *,
         name: str,
-        image_size: int = 0,
-        weights: str = "",
-        stem: str = "patch",
-        depth: int = 0,
-        new_parts: Sequence[str] = (),
-        overrides: dict[str, int] | None = None,
+        image_size: int,
+        weights: str,
+        stem: str,
+        depth: int,
+        new_parts: Sequence[str],
+        overrides: dict[str, Any],
     ) -> None:
         super().__init__()
         known = [model for family in FAMILIES for model in timm.list_models(family + "*")]
@@ -71,7 +70,7 @@ class PerceptionEncoder(Backbone):
             num_classes=0,
             dynamic_img_size=True,
             **sizes,
-            **(overrides or {}),
+            **overrides,
         )
         if depth:
             self.vit.blocks = self.vit.blocks[:depth]
@@ -92,32 +91,6 @@ class PerceptionEncoder(Backbone):
         if weights not in ("", "hub"):
             found = encoder_weights(weights, self.vit)
             load_into(self.vit, found, new_parts=new_parts, source=weights)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec | None = None) -> dict:
-        """Reads MODEL.PERCEPTION_ENCODER, and INPUT.SIZE where that sets no position size."""
-        encoder = cfg.MODEL.PERCEPTION_ENCODER
-        if encoder.STEM in WITH_GREY_LEVELS:
-            _require_grey_levels(cfg)
-        overrides = {
-            "patch_size": encoder.PATCH_SIZE,
-            "embed_dim": encoder.EMBED_DIM,
-            "num_heads": encoder.NUM_HEADS,
-        }
-        return {
-            "name": encoder.NAME,
-            "image_size": encoder.POSITION_SIZE or cfg.INPUT.SIZE,
-            # MODEL.WEIGHTS brings the encoder along, unless it is declared not to.
-            "weights": ""
-            if cfg.MODEL.WEIGHTS and "backbone" not in cfg.MODEL.NEW_PARTS
-            else encoder.WEIGHTS,
-            "stem": encoder.STEM,
-            "depth": encoder.DEPTH,
-            "new_parts": [
-                part.removeprefix(VIT) for part in cfg.MODEL.NEW_PARTS if part.startswith(VIT)
-            ],
-            "overrides": {key: value for key, value in overrides.items() if value},
-        }
 
     @property
     def size_divisibility(self) -> int:
@@ -172,22 +145,3 @@ class PerceptionEncoder(Backbone):
             return patches.mean(dim=(2, 3))
         weight = patch_valid[:, None].to(patches.dtype)
         return (patches * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1)
-
-
-def _require_grey_levels(cfg: CfgNode) -> None:
-    """The steps of a JPEG are counted in grey levels, and padding must be no level."""
-    for key in ("PIXEL_MEAN", "PIXEL_STD"):
-        values = list(cfg.MODEL[key])
-        if values != [127.5] * 3:
-            raise ValueError(
-                f"MODEL.{key} is {values}; STEM: {cfg.MODEL.PERCEPTION_ENCODER.STEM} needs 127.5 "
-                "for each channel"
-            )
-
-
-@BACKBONE_REGISTRY.register()
-def build_perception_encoder(
-    cfg: CfgNode, input_shape: ShapeSpec | None = None
-) -> PerceptionEncoder:
-    """Detectron2's entry: `MODEL.BACKBONE.NAME: build_perception_encoder`."""
-    return PerceptionEncoder(cfg, input_shape)

@@ -1,15 +1,33 @@
-"""The canvas of a batch: images of several sizes, at its top left, in one tensor.
+"""From a batch of images to the network's input: one canvas, each image at its top left.
 
-B images, H W pixels.
+B images, S sides of the canvas, H W pixels, h w patches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+class NetworkInput(NamedTuple):
+    """A batch as the network takes it.
+
+    Attributes:
+        images: (B, 3, H, W) normalised; 0 in padding.
+        valid: (B, H, W) bool, True = image, False = padding; None where there is no padding.
+        patch_valid: (B, h, w) bool, True = the patch holds at least one pixel of the image; None
+            where there is no padding.
+        extents: (B, 2), fraction of the canvas (x, y) that is image.
+    """
+
+    images: Tensor
+    valid: Tensor | None
+    patch_valid: Tensor | None
+    extents: Tensor
 
 
 def stack_padded(tensors: Sequence[Tensor], multiple: int) -> Tensor:
@@ -20,17 +38,41 @@ def stack_padded(tensors: Sequence[Tensor], multiple: int) -> Tensor:
     )
 
 
-def valid_pixels(extents: Tensor, size: tuple[int, ...]) -> Tensor:
+def network_input(
+    images: Tensor, valid_sizes: Sequence[tuple[int, int]], patch_size: int
+) -> NetworkInput:
+    """Marks the padding of a canvas, and sets it to 0, so that its content changes nothing.
+
+    Args:
+        images: (B, 3, H, W) normalised; padding may hold anything.
+        valid_sizes: (height, width) of each image in pixels.
+        patch_size: Side of a patch in pixels; H and W are multiples of it.
+    """
+    height, width = images.shape[-2:]
+    sizes = torch.tensor(valid_sizes, device=images.device)
+    extents = sizes.flip(1) / sizes.new_tensor([width, height])
+    if all(tuple(size) == (height, width) for size in valid_sizes):
+        return NetworkInput(images, None, None, extents)
+    valid = valid_pixels(extents, (height, width))
+    return NetworkInput(images * valid[:, None], valid, valid_patches(valid, patch_size), extents)
+
+
+def valid_pixels(extents: Tensor, size: tuple[int, int]) -> Tensor:
     """Where the canvas shows the image.
 
     Args:
-        extents: (B, 2) share of the canvas' width and height that the image takes.
+        extents: (B, 2), fraction of the canvas' width and height that the image takes.
         size: (H, W) of the canvas.
 
     Returns:
-        (B, H, W) float: 1 = image, 0 = padding.
+        (B, H, W) bool, True = image.
     """
     height, width = size
     rows = torch.arange(height, device=extents.device) < (extents[:, 1, None] * height).round()
     columns = torch.arange(width, device=extents.device) < (extents[:, 0, None] * width).round()
-    return (rows[:, :, None] & columns[:, None]).float()
+    return rows[:, :, None] & columns[:, None]
+
+
+def valid_patches(valid: Tensor, patch_size: int) -> Tensor:
+    """(B, H, W) bool -> (B, h, w) bool: True where a patch holds at least one valid pixel."""
+    return F.max_pool2d(valid[:, None].float(), patch_size)[:, 0] > 0

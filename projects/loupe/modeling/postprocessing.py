@@ -5,6 +5,7 @@ Q queries, h w mask cells, H W pixels of the image.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,8 +28,38 @@ def query_map(class_logits: Tensor, mask_logits: Tensor, size: tuple[int, int]) 
     return (forged[:, None, None] * logits[0].sigmoid()).sum(dim=0).clamp(0, 1)
 
 
+def network_map(
+    queries: tuple[Tensor, Tensor] | None,
+    patch_map: Tensor | None,
+    valid_size: tuple[int, int],
+    size: tuple[int, int],
+    patch_fraction: float,
+) -> Tensor:
+    """The forgery map of one image on the network's canvas: of masks, patches, or both.
+
+    Args:
+        queries: Class logits (Q, 2) and mask logits (Q, h, w); None without a segmenter.
+        patch_map: (h, w) in [0, 1]; None without patch prediction. One of the two is there.
+        valid_size: (height, width) in pixels of the part that is image.
+        size: (height, width) in pixels of the canvas.
+        patch_fraction: Fraction of the patch map where there are both.
+
+    Returns:
+        (height, width) of the canvas, in [0, 1].
+    """
+    maps = []
+    if queries is not None:
+        class_logits, mask_logits = queries
+        masks = extend_edge(mask_logits, valid_size, size)
+        maps.append(query_map(class_logits, masks, size))
+    if patch_map is not None and (queries is None or patch_fraction):
+        extended = extend_edge(patch_map[None], valid_size, size)[None]
+        maps.append(F.interpolate(extended, size, mode="bilinear", align_corners=False)[0, 0])
+    return torch.lerp(*maps, patch_fraction) if len(maps) == 2 else maps[0]
+
+
 def extend_edge(maps: Tensor, valid_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Repeats the last valid row and column into the padding, lest that blur into the image's edge.
+    """Repeats the last valid row and column in the padding, so that resizing blurs in no padding.
 
     Args:
         maps: (Q, h, w) on the whole canvas.

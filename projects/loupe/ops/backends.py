@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 import torch
 
-from loupe.ops.linear import LINEAR_BACKEND
-
 REMEDY = "build it with: pip install --no-build-isolation -e ."
 
 
@@ -102,11 +100,9 @@ def runs_compiled(device_type: str) -> bool:
 
 
 def describe() -> str:
-    """One line for each kind of device and for linear layers: the path taken and why."""
+    """One line for each kind of device: the path taken and why."""
     lines = [f"torch {torch.__version__}, CUDA devices: {torch.cuda.device_count()}"]
     for name, backend in BACKENDS.items():
         path = "compiled kernels" if backend.compiled else "plain PyTorch (grid_sample)"
         lines.append(f"{name}: {path}; {backend.reason}")
-    library = "oneDNN" if LINEAR_BACKEND.onednn else "PyTorch's default"
-    lines.append(f"float32 linear layers on the CPU: {library}; {LINEAR_BACKEND.reason}")
     return "\n".join(lines)
