@@ -183,11 +183,11 @@ def training_step(
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
 
-    from loupe.config import add_loupe_config
+    from loupe.config import add_loupe_config, merge_file
 
     cfg = get_cfg()
     add_loupe_config(cfg)
-    cfg.merge_from_file(str(ROOT / "configs" / config_file))
+    merge_file(cfg, ROOT / "configs" / config_file)
     cfg.merge_from_list(list(changes))
     cfg.MODEL.DEVICE = device
     cfg.MODEL.WEIGHTS = ""

@@ -1,0 +1,245 @@
+"""Every configuration key of Loupe: its meaning, its default and what it may be, in one table.
+
+Keys that Detectron2 has already (`MODEL.WEIGHTS`, `SOLVER.BASE_LR`, `TEST.EVAL_PERIOD`, ...) keep
+their meaning and default; a second table bounds those that a run depends on. Defaults are the
+paper's; `configs/` says what a stage or an ablation changes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from loupe.config.ranges import (
+    ANYTHING,
+    DECAY,
+    FRACTION,
+    NUMBER,
+    Range,
+    above,
+    at_least,
+    between,
+    each_of_three,
+    multiple_of,
+    none_or,
+    one_of,
+    some_of,
+)
+
+
+class Key(NamedTuple):
+    """A key's default and the values that make sense; types are those of the default."""
+
+    default: Any
+    range: Range = ANYTHING
+
+
+KEYS = {
+    # ---- The whole model
+    # One class, registered with Detectron2, for all stages.
+    "MODEL.META_ARCHITECTURE": Key("Loupe"),
+    "MODEL.BACKBONE.NAME": Key("build_perception_encoder"),
+    # "auto" = CUDA if there is one, else CPU.
+    "MODEL.DEVICE": Key("auto"),
+    # Statistics of 0..255 RGB pixels that the Perception Encoder was trained with.
+    "MODEL.PIXEL_MEAN": Key([127.5, 127.5, 127.5], each_of_three(NUMBER)),
+    "MODEL.PIXEL_STD": Key([127.5, 127.5, 127.5], each_of_three(above(0))),
+    # Parts that are not trained.
+    "MODEL.FREEZE": Key(["backbone"], some_of("backbone", "classifier", "segmenter")),
+    # Parts that may be missing from MODEL.WEIGHTS as a whole and then start afresh; a path below
+    # "backbone.vit" also from the encoder's own file.
+    "MODEL.NEW_PARTS": Key([]),
+    # ---- Encoder
+    # Any `vit_pe_core_*` or `vit_pe_spatial_*` of timm.
+    "MODEL.PERCEPTION_ENCODER.NAME": Key("vit_pe_core_large_patch14_336"),
+    # "" = random, "hub" = timm's published weights, else a .pt or .safetensors file (or
+    # loupe://FILE) with the original names, timm's, or those of a whole Loupe.
+    "MODEL.PERCEPTION_ENCODER.WEIGHTS": Key(""),
+    # Side of the image that the position table is made for; 0 = INPUT.SIZE. At other sizes the
+    # table is resized on the fly, so that one set of weights serves several sizes.
+    "MODEL.PERCEPTION_ENCODER.POSITION_SIZE": Key(0, at_least(0)),
+    # Side of a patch in pixels; 0 = the published one.
+    "MODEL.PERCEPTION_ENCODER.PATCH_SIZE": Key(0, at_least(0)),
+    # Number of transformer blocks kept, from the first; 0 = all.
+    "MODEL.PERCEPTION_ENCODER.DEPTH": Key(0, at_least(0)),
+    # Width of the tokens and number of heads; 0 = the published ones.
+    "MODEL.PERCEPTION_ENCODER.EMBED_DIM": Key(0, at_least(0)),
+    "MODEL.PERCEPTION_ENCODER.NUM_HEADS": Key(0, at_least(0)),
+    # "patch" = the published linear patch embedding; "forensic" = statistics of residuals and
+    # block spectra in its place, for small encoders trained from scratch; "forensic-jpeg" = these
+    # and the quantisation steps of earlier JPEGs, which need pixels as they were stored: RESIZE
+    # native, and images within INPUT.SIZE; "forensic-copies" = all these, and parts that the image
+    # holds twice.
+    "MODEL.PERCEPTION_ENCODER.STEM": Key(
+        "patch", one_of("patch", "forensic", "forensic-jpeg", "forensic-copies")
+    ),
+    # ---- Classifier
+    # Weight of its losses; 0 = they are not computed (the classifier still gives the condition).
+    "MODEL.CLASSIFIER.LOSS_WEIGHT": Key(1.0, at_least(0)),
+    # Weight of the patches' loss beside the image's (Eq. 2 has 1). An encoder trained from scratch
+    # learns from patches or not at all: docs/experiments.md.
+    "MODEL.CLASSIFIER.PATCH_WEIGHT": Key(1.0, at_least(0)),
+    # Predict a logit for each patch (Table 2), and fuse these with the global logit.
+    "MODEL.CLASSIFIER.PATCH_PREDICTION": Key(True),
+    "MODEL.CLASSIFIER.FUSION": Key(True),
+    # Loss on the fused image logit: "bce" (paper) or "poly_focal" (released).
+    "MODEL.CLASSIFIER.IMAGE_LOSS": Key("bce", one_of("bce", "poly_focal")),
+    # Weight of the forged class in the image's poly focal loss, and in the patches' one.
+    "MODEL.CLASSIFIER.IMAGE_ALPHA": Key(0.2, FRACTION),
+    "MODEL.CLASSIFIER.PATCH_ALPHA": Key(0.85, FRACTION),
+    # Focusing exponent and coefficient of the polynomial term, Eq. 1.
+    "MODEL.CLASSIFIER.GAMMA": Key(2.0, at_least(0)),
+    "MODEL.CLASSIFIER.EPSILON": Key(1.0, at_least(-1)),
+    # ---- Segmenter
+    # False: the model classifies only (stage 1), and its patch map stands in for the pixel map.
+    "MODEL.SEGMENTER.ENABLED": Key(True),
+    # Width of pixel and mask decoder, attention heads, sampling points per level and head.
+    "MODEL.SEGMENTER.FEATURE_DIM": Key(256, multiple_of(32)),
+    "MODEL.SEGMENTER.NUM_HEADS": Key(8, at_least(1)),
+    "MODEL.SEGMENTER.NUM_POINTS": Key(4, at_least(1)),
+    # Layers and hidden width of the pixel decoder's encoder and of the mask decoder.
+    "MODEL.SEGMENTER.PIXEL_LAYERS": Key(6, at_least(1)),
+    "MODEL.SEGMENTER.PIXEL_FFN_DIM": Key(1024, at_least(1)),
+    "MODEL.SEGMENTER.MASK_LAYERS": Key(9, at_least(1)),
+    "MODEL.SEGMENTER.MASK_FFN_DIM": Key(2048, at_least(1)),
+    "MODEL.SEGMENTER.NUM_QUERIES": Key(20, at_least(1)),
+    # Conditional queries (Table 3). "token": the condition attends to the pixels and the result is
+    # added everywhere (released); "pixel": each pixel attends to the two embeddings; "none".
+    "MODEL.SEGMENTER.CONDITION_ATTENTION": Key("token", one_of("token", "pixel", "none")),
+    # Learned embeddings for each of the two labels.
+    "MODEL.SEGMENTER.CONDITION_TOKENS": Key(1, at_least(1)),
+    # In training, mix the true label towards 0.5 by up to this fraction (0 = hard labels).
+    "MODEL.SEGMENTER.CONDITION_JITTER": Key(0.0, FRACTION),
+    # Fraction of the patch map in the forgery map; 0 = the masks alone (paper). Masks learn
+    # nothing from images called authentic, so there the patch map alone ranks the pixels.
+    "MODEL.SEGMENTER.PATCH_SHARE": Key(0.0, FRACTION),
+    # Predict a box for each query; adds L1 and GIoU to losses and matching.
+    "MODEL.SEGMENTER.PREDICT_BOXES": Key(False),
+    # Loss weights: lambda of Eq. 4, and the box loss (paper: 2).
+    "MODEL.SEGMENTER.MASK_WEIGHT": Key(5.0, at_least(0)),
+    "MODEL.SEGMENTER.TVERSKY_WEIGHT": Key(5.0, at_least(0)),
+    "MODEL.SEGMENTER.CLASS_WEIGHT": Key(2.0, at_least(0)),
+    "MODEL.SEGMENTER.BOX_WEIGHT": Key(2.0, at_least(0)),
+    # Poly focal loss on sampled points.
+    "MODEL.SEGMENTER.MASK_ALPHA": Key(0.8, FRACTION),
+    "MODEL.SEGMENTER.GAMMA": Key(2.0, at_least(0)),
+    "MODEL.SEGMENTER.EPSILON": Key(1.0, at_least(-1)),
+    # Tversky: weights of false positives and false negatives (0.5 and 0.5 = Dice).
+    "MODEL.SEGMENTER.TVERSKY_FALSE_POSITIVE": Key(0.3, at_least(0)),
+    "MODEL.SEGMENTER.TVERSKY_FALSE_NEGATIVE": Key(0.7, at_least(0)),
+    # Class weight of "no object".
+    "MODEL.SEGMENTER.NO_OBJECT_WEIGHT": Key(0.1, at_least(0)),
+    # Matching costs.
+    "MODEL.SEGMENTER.COST_CLASS": Key(2.0, at_least(0)),
+    "MODEL.SEGMENTER.COST_MASK": Key(5.0, at_least(0)),
+    "MODEL.SEGMENTER.COST_DICE": Key(5.0, at_least(0)),
+    # Points per mask for losses and matching; oversampling; fraction of uncertain points.
+    "MODEL.SEGMENTER.TRAIN_POINTS": Key(12544, at_least(1)),
+    "MODEL.SEGMENTER.OVERSAMPLE_RATIO": Key(3.0, at_least(1)),
+    "MODEL.SEGMENTER.IMPORTANCE_RATIO": Key(0.75, FRACTION),
+    # ---- Input
+    # Side of the square network input in pixels.
+    "INPUT.SIZE": Key(336, at_least(1)),
+    # "squash" = both sides to SIZE, the aspect ratio is lost (released); "pad" = longest side to
+    # SIZE, the rest is padding, masked everywhere; "crop" = no rescaling, a SIZE x SIZE window
+    # (padded where the image is smaller; random in training, central in evaluation); "native" = no
+    # rescaling but of images larger than SIZE, which shrink, and padding only to the largest of a
+    # batch: with TEST.IMS_PER_BATCH 1 each image has a canvas of its own.
+    "INPUT.RESIZE": Key("squash", one_of("squash", "pad", "crop", "native")),
+    # "union" = one target per image; "regions" = one per connected component of the mask.
+    "INPUT.TARGETS": Key("union", one_of("union", "regions")),
+    # At most so many regions per image; smaller ones join the last.
+    "INPUT.MAX_REGIONS": Key(20, between(1, 255)),
+    # A mask of another size than its image: "strict" = error, "resize" = nearest, "skip" = counted.
+    "INPUT.MASK_SIZE_MISMATCH": Key("resize", one_of("strict", "resize", "skip")),
+    # Decode large JPEGs at a half, a quarter or an eighth, as far as both sides keep 2 SIZE pixels;
+    # faster, but the pixels are others. Not for "crop".
+    "INPUT.REDUCED_DECODING": Key(False),
+    # Probabilities of the training augmentations (0 = off).
+    "INPUT.AUGMENTATION.FLIP": Key(0.5, FRACTION),
+    "INPUT.AUGMENTATION.ROTATE90": Key(0.0, FRACTION),
+    "INPUT.AUGMENTATION.SCALE": Key(0.2, FRACTION),
+    "INPUT.AUGMENTATION.JPEG": Key(0.2, FRACTION),
+    "INPUT.AUGMENTATION.BLUR": Key(0.1, FRACTION),
+    "INPUT.AUGMENTATION.NOISE": Key(0.1, FRACTION),
+    # "TrainingSampler" (all images in turn) or "BalancedSampler" (as many forged as authentic).
+    "DATALOADER.SAMPLER_TRAIN": Key(
+        "TrainingSampler", one_of("TrainingSampler", "BalancedSampler")
+    ),
+    # ---- Solver
+    # Passes over the training set; 0 = SOLVER.MAX_ITER optimiser steps instead.
+    "SOLVER.EPOCHS": Key(0.0, at_least(0)),
+    # Micro-batches of IMS_PER_BATCH images (over all processes) in one optimiser step.
+    "SOLVER.ACCUMULATION_STEPS": Key(1, at_least(1)),
+    # Warmup-stable-decay: fractions of the run, and shape of the decay.
+    "SOLVER.WARMUP_FRACTION": Key(0.1, FRACTION),
+    "SOLVER.DECAY_FRACTION": Key(0.1, FRACTION),
+    "SOLVER.DECAY_SHAPE": Key("cosine", one_of("cosine", "linear")),
+    # Learning rate of an unfrozen backbone, as a fraction of BASE_LR.
+    "SOLVER.BACKBONE_MULTIPLIER": Key(0.02, at_least(0)),
+    # Mixed precision where SOLVER.AMP.ENABLED; float16 needs CUDA and scales the loss.
+    "SOLVER.AMP.DTYPE": Key("bfloat16", one_of("bfloat16", "float16")),
+    # Decay of a moving average of the weights, used for evaluation; 0 = none.
+    "SOLVER.EMA_DECAY": Key(0.0, DECAY),
+    # ---- Test
+    # Metric that picks the best checkpoint, by the evaluator's name; "" = keep none.
+    "TEST.BEST_METRIC": Key("image/AUC"),
+    # Image panels (input, truth, prediction) written to TensorBoard at each evaluation.
+    "TEST.PANELS": Key(8, at_least(0)),
+    # Images per forward pass in evaluation and prediction.
+    "TEST.IMS_PER_BATCH": Key(8, at_least(1)),
+    # ---- Adaptation
+    # "none", "offline" (one pass over all images, then predict), "online" (adapt on a batch,
+    # predict it, go on), "episodic" (online, but reset after each batch).
+    "ADAPTATION.MODE": Key("none", one_of("none", "offline", "online", "episodic")),
+    # What is adapted; "segmenter" is what was released.
+    "ADAPTATION.PARAMETERS": Key(
+        "segmenter", one_of("segmenter", "pixel_decoder", "norms", "embeddings")
+    ),
+    "ADAPTATION.BASE_LR": Key(1e-4, above(0)),
+    # "wsd": SOLVER's warmup, stable, decay over an offline run; "constant". Other modes: constant.
+    "ADAPTATION.SCHEDULE": Key("wsd", one_of("wsd", "constant")),
+    "ADAPTATION.WEIGHT_DECAY": Key(5e-2, at_least(0)),
+    "ADAPTATION.IMS_PER_BATCH": Key(96, at_least(1)),
+    # Optimiser steps on each batch.
+    "ADAPTATION.STEPS": Key(1, at_least(1)),
+    # From here on all is for safety, and off; docs/adaptation.md says what each is for.
+    # Images whose probability is nearer to 0.5 than this are left out.
+    "ADAPTATION.CONFIDENCE_MARGIN": Key(0.0, between(0, 0.5)),
+    # Divides the patch logits: below 1 the pseudo-target is sharper than the patch map.
+    "ADAPTATION.PATCH_TEMPERATURE": Key(1.0, above(0)),
+    # Weight of an image: "none" (all alike), "entropy" (of its probability) or "agreement" (of its
+    # patch map with its present mask).
+    "ADAPTATION.IMAGE_WEIGHT": Key("none", one_of("none", "entropy", "agreement")),
+    # Decay of a moving average of the weights, the teacher (0 = none); fraction of its mask in the
+    # pseudo-target; whether it predicts.
+    "ADAPTATION.TEACHER_DECAY": Key(0.0, FRACTION),
+    "ADAPTATION.TEACHER_SHARE": Key(0.5, FRACTION),
+    "ADAPTATION.TEACHER_PREDICTS": Key(False),
+    # After each step weights go this fraction of the way back to the source weights.
+    "ADAPTATION.ANCHOR": Key(0.0, FRACTION),
+    # Take a step back if masks then disagree with the patch maps by more than TOLERANCE more than
+    # the source model's masks do ("patch_map"), or with those masks ("source"); "none". After
+    # PATIENCE rollbacks adaptation stops (0 = never).
+    "ADAPTATION.ROLLBACK": Key("none", one_of("none", "patch_map", "source")),
+    "ADAPTATION.ROLLBACK_TOLERANCE": Key(0.02, FRACTION),
+    "ADAPTATION.ROLLBACK_PATIENCE": Key(3, at_least(0)),
+}
+
+# Detectron2's own keys that a run depends on, and what they may be here.
+DETECTRON2_RANGES = {
+    "SOLVER.BASE_LR": above(0),
+    "SOLVER.IMS_PER_BATCH": at_least(1),
+    "SOLVER.MAX_ITER": at_least(1),
+    "SOLVER.CHECKPOINT_PERIOD": at_least(1),
+    "SOLVER.WEIGHT_DECAY": at_least(0),
+    "SOLVER.WEIGHT_DECAY_NORM": at_least(0),
+    "SOLVER.WEIGHT_DECAY_BIAS": none_or(at_least(0)),
+    "SOLVER.BIAS_LR_FACTOR": at_least(0),
+    # "full_model" bounds the norm over all gradients, "norm" and "value" are Detectron2's.
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": one_of("full_model", "norm", "value"),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": above(0),
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": above(0),
+    "TEST.EVAL_PERIOD": at_least(0),
+    "DATALOADER.NUM_WORKERS": at_least(0),
+    "SEED": at_least(-1),
+}
