@@ -195,7 +195,8 @@ KEYS = {
     "ADAPTATION.PARAMETERS": Key(
         "segmenter", one_of("segmenter", "pixel_decoder", "norms", "embeddings")
     ),
-    "ADAPTATION.BASE_LR": Key(1e-4, above(0)),
+    # 0 adapts nothing: for comparisons.
+    "ADAPTATION.BASE_LR": Key(1e-4, at_least(0)),
     # "wsd": SOLVER's warmup, stable, decay over an offline run; "constant". Other modes: constant.
     "ADAPTATION.SCHEDULE": Key("wsd", one_of("wsd", "constant")),
     "ADAPTATION.WEIGHT_DECAY": Key(5e-2, at_least(0)),
