@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "visualization": {"structures"},
     "doctor": {"data.sources", "data.images"},
     "challenge": {"structures", "data.sources", "data.images", "evaluation"},
+    "robustness": {"structures", "data.sources", "data.images", "data.training", "evaluation"},
     "adaptation": {"structures", "modeling"},
     "inference": {
         *("structures", "config", "checkpoint", "modeling", "visualization"),

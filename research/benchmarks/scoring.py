@@ -119,7 +119,7 @@ def measure_speed(maps: int, kind: str) -> dict[str, Any]:
             for name, value in taken.items():
                 times[name].append(value)
         else:
-            record = own.share().table.columns()
+            record = own.shard().table.columns()
             expected = score_with_scikit_learn(scores, mask)
             found = record.pixel_auc[0], record.best_f1[0]
             difference = max(abs(found[0] - expected[0]), abs(found[1] - expected[2]))

@@ -5,8 +5,8 @@
 
 The plan (written by `runs.py`) names configuration, options, weights and evaluations. Each is
 written to its `.npz`: the image identifiers, the numbers of every image
-(`loupe.evaluation.table.Columns`), and what it was. One that fails is logged and does not end the
-rest; the exit status then is 1.
+(`loupe.evaluation.measures.Columns`), and what it was. One that fails is logged and does not end
+the rest; the exit status then is 1.
 
 The same figures come from `tools/train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS FILE`
 with the same options, without the numbers of single images.
@@ -31,7 +31,7 @@ from loupe.checkpoint import load_into, load_weights
 from loupe.config import load_config
 from loupe.data.sources.catalog import load_dataset
 from loupe.evaluation import ForgeryEvaluator
-from loupe.evaluation.table import Columns
+from loupe.evaluation.measures import Columns
 from loupe.trainer import LoupeTrainer
 from loupe.trainer.evaluation import evaluate_model
 from loupe.trainer.randomness import seed_everything
@@ -93,7 +93,7 @@ def measure(cfg: CfgNode, model: Any, batches: Batches, task: dict[str, Any]) ->
     evaluate_model(cfg, model.eval(), batches, evaluator)
     seconds = time.perf_counter() - start
     forget_weights(folder_of(task))
-    table = evaluator.share().table
+    table = evaluator.shard().table
     output = Path(task["output"])
     unfinished = output.with_suffix(".part")
     said = {key: task[key] for key in ("name", "dataset", "options", "limit")}

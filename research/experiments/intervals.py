@@ -13,8 +13,8 @@ import numpy as np
 from scipy import stats
 
 from loupe.evaluation.bootstrap import resampled_weights
-from loupe.evaluation.metrics import all_metrics, image_metrics, pixel_metrics
-from loupe.evaluation.table import Columns
+from loupe.evaluation.measures import Columns
+from loupe.evaluation.metrics import compute, metrics_of
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -71,14 +71,13 @@ def paired_t_interval(values: dict[int, float], reference: dict[int, float]) -> 
 
 def metric_values(columns: Columns) -> dict[str, float]:
     """All metrics of one evaluation that need no histogram of pixels."""
-    values = all_metrics(columns, np.ones((1, len(columns.label))), ())
-    return {name: float(value[0]) for name, value in values.items()}
+    names = [metric.name for metric in metrics_of(()) if not metric.of_pixels]
+    return {name: float(value[0]) for name, value in compute(columns, names=names).items()}
 
 
 def change(pair: Pair, metric: str, weights: np.ndarray) -> np.ndarray:
-    """(R,) change of an `image/*` or `pixel/*` metric when images are drawn with weights (R, n)."""
-    metrics = pixel_metrics if metric.startswith("pixel/") else image_metrics
-    before, after = (metrics(columns, weights)[metric] for columns in pair)
+    """(R,) change of a metric when images are drawn with weights (R, n)."""
+    before, after = (compute(columns, weights, [metric])[metric] for columns in pair)
     return after - before
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from loupe.evaluation.table import Columns
+from loupe.evaluation.measures import Columns
 from research.experiments.intervals import Pair
 
 

@@ -55,14 +55,14 @@ def test_the_reliability_curve_counts_every_image_in_its_bin():
     scores = np.array([0.0, 0.01, 0.5, 1.0])
     curve = reliability_curve(scores, np.array([0, 1, 1, 1]))
     assert [point.images for point in curve] == [2] + [0] * 6 + [1] + [0] * 6 + [1]
-    assert curve[0].mean_score == pytest.approx(0.005)
-    assert curve[0].forged_share == 0.5
-    assert np.isnan(curve[1].mean_score)
+    assert curve[0].mean_probability == pytest.approx(0.005)
+    assert curve[0].forged_fraction == 0.5
+    assert np.isnan(curve[1].mean_probability)
     assert len(curve) == BINS
 
 
 def test_the_error_is_the_curves_mean_gap():
     scores, labels = overconfident(2.0, 500)
     curve = [point for point in reliability_curve(scores, labels) if point.images]
-    expected = sum(p.images * abs(p.mean_score - p.forged_share) for p in curve) / 500
+    expected = sum(p.images * abs(p.mean_probability - p.forged_fraction) for p in curve) / 500
     assert calibration_error(scores, labels, np.ones((1, 500)))[0] == pytest.approx(expected)

@@ -19,6 +19,7 @@ from detectron2.evaluation.testing import (
 )
 
 from loupe.evaluation import ForgeryEvaluator
+from loupe.evaluation.measures import ImageMeasures
 from loupe.evaluation.report import csv_table, markdown_report, text_table
 from loupe.structures import GroundTruth
 
@@ -36,8 +37,8 @@ def make_items(count: int) -> tuple[list[dict], list[dict]]:
         name = f"{index:03}.png"
         inputs.append({"image_id": f"set/{name}", "file_name": name, "ground_truth": truth})
         score = float(np.clip(generator.normal(0.4 + 0.2 * label, 0.2), 0, 1))
-        answer = {"forgery_score": score, "forgery_map": torch.from_numpy(scores)}
-        outputs.append({"error": "truncated"} if index % 9 == 8 else answer)
+        output = {"forgery_score": score, "forgery_map": torch.from_numpy(scores)}
+        outputs.append({"error": "truncated"} if index % 9 == 8 else output)
     return inputs, outputs
 
 
@@ -52,16 +53,9 @@ def evaluator() -> ForgeryEvaluator:
     return ForgeryEvaluator("toy", resamples=50)
 
 
-def test_results_are_groups_of_plain_floats(evaluator):
-    results = run(evaluator, *make_items(30)).evaluate()
-    assert {"image", "pixel", "ddl2025", "benco", "trufor", "mvss", "sida"} == set(results)
-    assert all(type(x) is float for group in results.values() for x in group.values())
-    assert 0 < results["image"]["AUC"] < 1
-    assert 0 < results["pixel"]["AUC-pooled"] < 1
-
-
 def test_detectron2_prints_flattens_and_verifies_the_results(evaluator):
     results = run(evaluator, *make_items(30)).evaluate()
+    assert all(type(x) is float for group in results.values() for x in group.values())
     print_csv_format(results)
     value = results["pixel"]["F1-pooled"]
     assert flatten_results_dict(results)["pixel/F1-pooled"] == value
@@ -70,21 +64,16 @@ def test_detectron2_prints_flattens_and_verifies_the_results(evaluator):
     assert verify_results(cfg, results)
 
 
-def test_images_with_an_error_are_counted_and_named(evaluator):
-    results = run(evaluator, *make_items(30)).evaluate()
+def test_images_with_an_error_or_without_a_truth_are_counted(evaluator):
+    inputs, outputs = make_items(30)
+    del inputs[0]["ground_truth"]
+    results = run(evaluator, inputs, outputs).evaluate()
     assert results["image"]["unreadable"] == 3
     assert evaluator.results.unreadable == dict.fromkeys(
         ["008.png", "017.png", "026.png"], "truncated"
     )
-    assert evaluator.results.counts["images"] == 27
-
-
-def test_images_without_a_truth_are_counted(evaluator):
-    inputs, outputs = make_items(6)
-    del inputs[0]["ground_truth"]
-    run(evaluator, inputs, outputs).evaluate()
+    assert evaluator.results.counts["images"] == 26
     assert evaluator.results.counts["unlabelled"] == 1
-    assert evaluator.results.counts["images"] == 5
 
 
 def test_an_image_given_twice_counts_once(evaluator):
@@ -99,17 +88,6 @@ def test_reset_forgets_everything(evaluator):
     results = evaluator.evaluate()
     assert results["image"].pop("unreadable") == 0
     assert all(math.isnan(x) for group in results.values() for x in group.values())
-
-
-def test_shards_that_pad_each_other_merge_to_one_process(evaluator):
-    inputs, outputs = make_items(31)
-    run(evaluator, inputs, outputs).evaluate()
-    shares = []
-    for indices in ([*range(0, 31, 2)], [*range(1, 31, 2), 0]):
-        shard = ForgeryEvaluator("toy", resamples=50)
-        run(shard, [inputs[i] for i in indices], [outputs[i] for i in indices])
-        shares.append(shard.share())
-    assert evaluator.summarise(shares) == evaluator.results
 
 
 def work(rank: int, folder: str) -> None:
@@ -185,19 +163,6 @@ def test_reports_name_every_metric(evaluator):
     assert "unreadable: 008.png: truncated" in text_table(results)
 
 
-def test_a_map_of_another_size_is_an_error_that_names_the_image(evaluator):
-    inputs, outputs = make_items(3)
-    outputs[1]["forgery_map"] = torch.zeros(5, 5)
-    with pytest.raises(ValueError, match=r"001\.png: .* 5x5"):
-        evaluator.process(inputs, outputs)
-
-
-def test_fewer_outputs_than_inputs_are_an_error(evaluator):
-    inputs, outputs = make_items(3)
-    with pytest.raises(ValueError, match="zip"):
-        evaluator.process(inputs, outputs[:2])
-
-
 def test_an_unknown_protocol_is_refused_by_name():
     with pytest.raises(ValueError, match="mvsss"):
         ForgeryEvaluator("toy", protocols=("mvsss",))
@@ -225,5 +190,4 @@ def test_an_images_record_is_of_one_size_whatever_its_pixels(evaluator):
     for index, side in enumerate((8, 256)):
         truth = GroundTruth(0, None)
         evaluator.add(str(index), "a", truth, 0.5, np.zeros((side, side), np.float32))
-    assert evaluator.share().table.matrix().shape[0] == 2
-    assert evaluator.share().table.matrix().nbytes == 2 * 120
+    assert evaluator.shard().table.matrix().shape == (2, len(ImageMeasures._fields))

@@ -9,7 +9,7 @@ import pytest
 from skimage.measure import label as label_regions
 from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 
-from loupe.evaluation.measures import ImageMeasures, largest_region_share, measure_image
+from loupe.evaluation.measures import ImageMeasures, largest_region, measure_image
 from loupe.structures import GroundTruth
 
 
@@ -30,20 +30,21 @@ def test_counts_give_scikit_learns_f1_and_iou(eight_bit):
     forgery_map = (scores * 255).astype(np.uint8) if eight_bit else scores
     called = forgery_map > (127 if eight_bit else 0.5)
     numbers = measured(GroundTruth(1, mask), forgery_map)
-    hits, alarms, missed = numbers[2:5]
+    hits, alarms = numbers.true_positives, numbers.false_positives
+    missed = numbers.false_negatives
     assert 2 * hits / (2 * hits + alarms + missed) == pytest.approx(
         f1_score(mask.ravel(), called.ravel())
     )
     assert hits / (hits + alarms + missed) == pytest.approx(
         jaccard_score(mask.ravel(), called.ravel())
     )
-    assert sum(numbers[2:6]) == mask.size
+    assert hits + alarms + missed + numbers.true_negatives == mask.size
 
 
 def test_the_threshold_itself_is_not_forged():
-    mask = np.ones((1, 3), bool)
-    assert measured(GroundTruth(1, mask), np.array([[0.5, 0.5, 0.6]], np.float32))[2] == 1
-    assert measured(GroundTruth(1, mask), np.array([[127, 127, 128]], np.uint8))[2] == 1
+    truth = GroundTruth(1, np.ones((1, 3), bool))
+    for values in (np.float32([[0.5, 0.5, 0.6]]), np.uint8([[127, 127, 128]])):
+        assert measured(truth, values).true_positives == 1
 
 
 def test_pixel_area_equals_scikit_learn():
@@ -62,19 +63,15 @@ def test_all_pixels_of_an_authentic_image_are_authentic(mask):
     assert math.isnan(numbers.best_f1)
 
 
-def test_a_forged_image_without_a_known_mask_has_no_pixel_numbers():
-    numbers, levels = measure_image("a", GroundTruth(1, None), 0.7, example()[0])
+@pytest.mark.parametrize("truth", [GroundTruth(1, None), GroundTruth(0, example()[1])])
+def test_an_unknown_mask_or_one_that_contradicts_the_label_gives_no_pixel_numbers(truth):
+    numbers, levels = measure_image("a", truth, 0.7, example()[0])
     assert levels is None
-    assert math.isnan(numbers.true_positives)
-    assert numbers.score == 0.7
+    assert math.isnan(numbers.false_positives)
+    assert numbers.probability == 0.7
 
 
-def test_an_authentic_image_with_a_forged_mask_contradicts_itself_and_has_no_pixel_numbers():
-    scores, mask = example()
-    assert math.isnan(measured(GroundTruth(0, mask), scores).false_positives)
-
-
-def test_an_image_without_a_map_keeps_its_score():
+def test_an_image_without_a_map_keeps_its_probability():
     numbers = measured(GroundTruth(1, example()[1]), None, 0.4)
     assert numbers == pytest.approx(ImageMeasures(1, 0.4), nan_ok=True)
 
@@ -93,7 +90,7 @@ def test_the_largest_region_is_eight_connected():
     forged[0, 9] = True
     labels = label_regions(forged, connectivity=2)
     expected = np.bincount(labels[labels > 0]).max() / 100
-    assert largest_region_share(forged) == expected == 0.1
+    assert largest_region(forged) == expected == 0.1
 
 
 def test_a_map_of_another_size_is_refused_by_the_images_name():
@@ -119,8 +116,8 @@ def test_a_map_that_is_no_probability_is_refused_by_the_images_name(forgery_map,
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.1, math.inf])
-def test_a_score_that_is_no_probability_is_refused_by_the_images_name(score):
-    with pytest.raises(ValueError, match=r"a\.jpg: the score is"):
+def test_a_number_that_is_no_probability_is_refused_by_the_images_name(score):
+    with pytest.raises(ValueError, match=r"a\.jpg: the probability is"):
         measured(GroundTruth(0, None), None, score)
 
 
@@ -128,10 +125,9 @@ def test_sixteen_bit_bool_and_double_maps_count_as_their_float32_equal():
     scores, mask = example()
     truth = GroundTruth(1, mask)
     assert measured(truth, scores.astype(np.float64)) == measured(truth, scores)
-    sixteen = (scores * 65535).round().astype(np.uint16)
-    assert measured(truth, sixteen)[2:6] == measured(truth, sixteen / np.float32(65535))[2:6]
-    binary = scores > 0.5
-    assert measured(truth, binary)[2:6] == measured(truth, binary.astype(np.float32))[2:6]
+    for values in ((scores * 65535).round().astype(np.uint16), scores > 0.5):
+        as_float = values / np.float32(65535 if values.dtype == np.uint16 else 1)
+        assert measured(truth, values) == measured(truth, as_float.astype(np.float32))
 
 
 def test_only_the_protocols_asked_for_are_measured():

@@ -1,8 +1,10 @@
-"""Set metrics against scikit-learn, torchmetrics and hand-made tables."""
+"""The table of metrics against scikit-learn, torchmetrics, hand-made tables and its document."""
 
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,22 +20,22 @@ from sklearn.metrics import (
 )
 from torchmetrics.functional.classification import binary_calibration_error
 
-from loupe.evaluation.bootstrap import bootstrap, resampled_weights
-from loupe.evaluation.definitions import DEFINITIONS
-from loupe.evaluation.measures import PROTOCOLS, ImageMeasures, measure_image
-from loupe.evaluation.metrics import all_metrics, supports
-from loupe.evaluation.table import Columns, RecordTable, columns_of
+from loupe.evaluation.bootstrap import bootstrap
+from loupe.evaluation.measures import Columns, ImageMeasures, measure_image
+from loupe.evaluation.metrics import METRICS, compute, metrics_of
+from loupe.evaluation.results import estimate
+from loupe.evaluation.table import RecordTable, columns_of
 from loupe.structures import GroundTruth
 
 Set = list[tuple[GroundTruth, float, np.ndarray]]
 
 
-def make_set(count: int = 40, forged_share: float = 0.6, seed: int = 0) -> Set:
-    """Truth, score and map of images of different sizes."""
+def make_set(count: int = 40, forged_fraction: float = 0.6, seed: int = 0) -> Set:
+    """Truth, probability and map of images of different sizes."""
     generator = np.random.default_rng(seed)
     images = []
     for index in range(count):
-        label = int(index < forged_share * count)
+        label = int(index < forged_fraction * count)
         shape = (20 + index % 3, 30)
         mask = np.zeros(shape, bool)
         if label:
@@ -53,9 +55,7 @@ def columns(images: Set) -> Columns:
 
 
 def metrics(images: Set) -> dict[str, float]:
-    table = columns(images)
-    values = all_metrics(table, np.ones((1, len(images))), PROTOCOLS)
-    return {name: float(value[0]) for name, value in values.items()}
+    return {name: float(value[0]) for name, value in compute(columns(images)).items()}
 
 
 @pytest.fixture(scope="module")
@@ -125,31 +125,27 @@ def test_ddl2025_is_area_pooled_f1_two_class_iou_and_their_mean(images):
     assert actual["ddl2025/Overall"] == pytest.approx(sum(parts) / 3)
 
 
-def test_benco_enters_authentic_images_as_zero(images):
-    table = columns(images)
+def test_benco_enters_authentic_images_as_zero_and_trufor_leaves_them_out(images):
+    table, actual = columns(images), metrics(images)
     expected = table.benco_f1[table.label > 0].sum() / len(images)
-    assert metrics(images)["benco/F1"] == pytest.approx(expected)
-    only_forged = [image for image in images if image[0].label]
-    assert metrics(only_forged)["benco/F1"] > metrics(images)["benco/F1"]
-
-
-def test_trufor_leaves_authentic_images_out(images):
-    only_forged = [image for image in images if image[0].label]
-    assert metrics(only_forged)["trufor/F1-best"] == metrics(images)["trufor/F1-best"]
+    assert actual["benco/F1"] == pytest.approx(expected)
+    only_forged = metrics([image for image in images if image[0].label])
+    assert only_forged["benco/F1"] > actual["benco/F1"]
+    assert only_forged["trufor/F1-best"] == actual["trufor/F1-best"]
 
 
 def mvss_reference(images: Set) -> tuple[float, float]:
     """Image F1 from the maps' maxima, pixel F1 with 1 for two empty maps; combined."""
     labels = np.array([truth.label for truth, _, _ in images])
-    called = np.array([m.max() > 0.5 for _, _, m in images])
-    sensitivity = (called & (labels == 1)).sum() / ((labels == 1).sum() + 1e-6)
-    specificity = (~called & (labels == 0)).sum() / ((labels == 0).sum() + 1e-6)
+    alarm = np.array([m.max() > 0.5 for _, _, m in images])
+    sensitivity = (alarm & (labels == 1)).sum() / ((labels == 1).sum() + 1e-6)
+    specificity = (~alarm & (labels == 0)).sum() / ((labels == 0).sum() + 1e-6)
     image_f1 = 2 * sensitivity * specificity / (sensitivity + specificity)
     pixel = []
     for truth, _, forgery_map in images:
-        answer = forgery_map > 0.5
+        called = forgery_map > 0.5
         if truth.label:
-            hits, total = (truth.mask & answer).sum(), truth.mask.sum() + answer.sum()
+            hits, total = (truth.mask & called).sum(), truth.mask.sum() + called.sum()
             pixel.append(2 * hits / (total + 1e-6) if total else 1.0)
     mean = np.mean(pixel)
     return image_f1, 2 * mean * image_f1 / (mean + image_f1 + 1e-6)
@@ -191,7 +187,7 @@ def test_the_worked_example_of_the_documentation_is_right():
             ImageMeasures(0, 0.5, 0, 50, 0, 950, benco_f1=0),
         ]
     )
-    values = all_metrics(table, np.ones((1, 3)), PROTOCOLS)
+    values = compute(table)
     expected = {
         "pixel/F1-image": 0.391,
         "pixel/F1-pooled": 0.217,
@@ -242,33 +238,45 @@ def test_an_all_forged_set_leaves_what_needs_authentic_images_undefined():
 
 
 def test_an_empty_set_leaves_everything_undefined():
-    values = all_metrics(RecordTable().columns(), np.ones((1, 0)), PROTOCOLS)
+    values = compute(RecordTable().columns())
     assert all(math.isnan(value[0]) for value in values.values())
 
 
-def test_every_metric_has_a_definition_and_a_number_of_images(images):
-    names = set(metrics(images))
-    pooled = {"pixel/AUC-pooled", "pixel/AP-pooled", "pixel/F1-best-pooled"}
-    assert names | pooled == set(DEFINITIONS)
-    counted = supports(columns(images), PROTOCOLS)
-    assert set(counted) == names
-    assert (counted["image/AUC"], counted["pixel/F1-pooled"]) == (40, 24)
-    assert counted["pixel/FPR-authentic"] == 16
+def test_every_row_states_range_support_and_why_it_is_undefined(images):
+    estimates = estimate(columns(images), metrics_of(), 50)
+    for name, one in estimates.items():
+        low, high = METRICS[name].range
+        assert low <= one.low <= one.value <= one.high <= high, name
+        assert one.images >= 16
+    assert (estimates["image/AUC"].images, estimates["pixel/F1-pooled"].images) == (40, 24)
+    assert estimates["pixel/FPR-authentic"].images == 16
+    images = [(GroundTruth(1, None), math.nan, None)] * 2
+    unscored = estimate(columns(images), metrics_of(), 0)
+    reasons = {name: one.reason for name, one in unscored.items()}
+    assert reasons["image/AUC"] == "the predictions hold no image scores"
+    assert reasons["pixel/FPR-authentic"] == "the set has no authentic image"
+    assert reasons["sida/cIoU"] == "no image has both a map and a known mask"
+    assert all(reasons.values())
+
+
+def test_the_document_defines_the_metrics_of_the_table():
+    text = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    text = text[text.index("## Definitions") : text.index("**Compared with")]
+    found, group = [], ""
+    for line in text.splitlines():
+        heading = re.match(r"### (\w+)/", line)
+        group = heading[1] if heading else group
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1] if line.startswith("| `") else ""):
+            found.append(name if "/" in name else f"{group}/{name}")
+    assert sorted(found) == sorted(METRICS)
 
 
 def test_a_weight_of_two_equals_the_image_given_twice(images):
-    table = columns(images)
     weights = np.ones((1, len(images)))
     weights[0, 3] = 2
     doubled = metrics([*images, images[3]])
-    for name, value in all_metrics(table, weights, PROTOCOLS).items():
+    for name, value in compute(columns(images), weights).items():
         assert value[0] == pytest.approx(doubled[name], abs=1e-12), name
-
-
-def test_resampled_weights_draw_as_many_images_as_there_are():
-    weights = resampled_weights(17, 50, np.random.default_rng(0))
-    assert weights.shape == (50, 17)
-    assert (weights.sum(axis=1) == 17).all()
 
 
 def test_an_interval_equals_resampling_by_hand():

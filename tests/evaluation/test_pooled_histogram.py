@@ -8,13 +8,15 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from loupe.evaluation import pooled_histogram
 from loupe.evaluation.curves import count_levels
+from loupe.evaluation.metrics import METRICS
 from loupe.evaluation.pooled_histogram import (
     BINS,
     PENDING,
     PooledHistogram,
+    best_threshold,
     bin_of,
     lower_edge,
-    merge_shares,
+    merge_shards,
     pooled_estimates,
 )
 
@@ -43,8 +45,21 @@ def histogram_of(maps: list[tuple[np.ndarray, np.ndarray]], names: list[str] | N
     return histogram
 
 
+FUNCTIONS = {
+    name.removeprefix("pixel/"): metric.function
+    for name, metric in METRICS.items()
+    if metric.of_pixels
+}
+
+
+def merged(*shards) -> PooledHistogram:
+    histogram, repeated = merge_shards(list(shards))
+    assert repeated == 0
+    return histogram
+
+
 def estimates(maps: list[tuple[np.ndarray, np.ndarray]]) -> dict:
-    return pooled_estimates(merge_shares([histogram_of(maps).share()])[0])
+    return pooled_estimates(merged(histogram_of(maps).shard()), FUNCTIONS)
 
 
 KINDS = ["wide", "saturated-low", "saturated-high", "8-bit"]
@@ -103,32 +118,22 @@ def test_the_lower_edge_of_a_bin_is_in_it_or_just_below():
     assert np.abs(edges - scores).max() < 4e-5
 
 
-def test_shares_of_two_processes_add_up_to_one_process_exactly():
-    maps, names = images("wide", count=40), [f"image {index}" for index in range(40)]
-    whole, _ = merge_shares([histogram_of(maps, names).share()])
-    halves = [histogram_of(maps[start::2], names[start::2]).share() for start in (0, 1)]
-    both, repeated = merge_shares(halves)
-    assert repeated == 0
-    assert pooled_estimates(both) == pooled_estimates(whole)
-
-
-def test_an_image_that_pads_another_process_is_counted_once():
+@pytest.mark.parametrize("padding", [[], [0]])
+def test_two_processes_add_up_to_one_exactly_also_if_one_pads_the_other(padding):
     maps, names = images("wide", count=41), [f"image {index}" for index in range(41)]
-    whole, _ = merge_shares([histogram_of(maps, names).share()])
-    second = [*range(1, 41, 2), 0]
-    halves = [
-        histogram_of(maps[::2], names[::2]).share(),
-        histogram_of([maps[i] for i in second], [names[i] for i in second]).share(),
-    ]
-    both, repeated = merge_shares(halves)
-    assert repeated == 0
-    assert pooled_estimates(both) == pooled_estimates(whole)
+    second = [*range(1, 41, 2), *padding]
+    both = merged(
+        histogram_of(maps[::2], names[::2]).shard(),
+        histogram_of([maps[i] for i in second], [names[i] for i in second]).shard(),
+    )
+    whole = merged(histogram_of(maps, names).shard())
+    assert pooled_estimates(both, FUNCTIONS) == pooled_estimates(whole, FUNCTIONS)
 
 
 def test_images_settled_by_two_processes_are_reported():
     maps = images("wide", count=3 * PENDING, pixels=50)
-    share = histogram_of(maps).share()
-    assert merge_shares([share, share])[1] == len(share.image_ids) > 0
+    shard = histogram_of(maps).shard()
+    assert merge_shards([shard, shard])[1] == len(shard.image_ids) > 0
 
 
 def test_memory_does_not_grow_with_images_or_pixels():
@@ -138,13 +143,6 @@ def test_memory_does_not_grow_with_images_or_pixels():
     few, many = histogram_of(images("wide", 2, 10)), histogram_of(images("wide", 60, 9000))
     assert size(few) == size(many) < 40e6
     assert len(many.pending) < 2 * PENDING
-
-
-def test_the_interval_holds_the_value_and_narrows_with_more_images():
-    few = estimates(images("wide", 10, 1000))["AUC-pooled"]
-    many = estimates(images("wide", 200, 1000))["AUC-pooled"]
-    assert few.low < few.value < few.high
-    assert many.high - many.low < (few.high - few.low) / 2
 
 
 def test_the_interval_is_near_that_of_resampling_images_by_hand():
@@ -173,15 +171,18 @@ def test_no_interval_is_given_where_the_coarse_bins_cannot_tell_scores_apart():
 
 def test_the_best_threshold_separates_what_it_should():
     scores = np.array([0.1, 0.2, 0.7, 0.8], np.float32)
-    threshold = estimates([(scores, scores > 0.5)])["threshold"].value
-    assert 0.2 < threshold <= 0.7
+    histogram = merged(histogram_of([(scores, scores > 0.5)]).shard())
+    assert 0.2 < best_threshold(histogram) <= 0.7
 
 
 def test_nothing_added_leaves_everything_undefined():
-    result = pooled_estimates(merge_shares([PooledHistogram().share()])[0])
-    assert all(np.isnan(estimate).all() for estimate in result.values())
+    nothing = merged(PooledHistogram().shard())
+    found = pooled_estimates(nothing, FUNCTIONS)
+    assert all(np.isnan(estimate).all() for estimate in found.values())
+    assert np.isnan(best_threshold(nothing))
 
 
 def test_a_weight_depends_on_the_name_alone():
-    assert (pooled_histogram.poisson_weights("a") == pooled_histogram.poisson_weights("a")).all()
-    assert (pooled_histogram.poisson_weights("a") != pooled_histogram.poisson_weights("b")).any()
+    weights = pooled_histogram.poisson_weights
+    assert (weights("a") == weights("a")).all()
+    assert (weights("a") != weights("b")).any()

@@ -47,7 +47,7 @@ def torch_area(scores: np.ndarray, mask: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("kind", ["float", "8-bit"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_benco_equals_its_transcription_at_the_own_size(seed, kind):
     scores, mask = example(seed, kind)
     measures = benco_measures(scores, mask, None)
@@ -66,14 +66,10 @@ def test_benco_measures_at_the_network_size():
     assert benco_measures(scores, mask, 20)["benco_auc"] != same["benco_auc"]
 
 
-def test_benco_gives_an_authentic_image_zero():
+def test_benco_gives_an_authentic_image_zero_and_a_wholly_forged_one_no_area():
     scores, mask = example(1)
     measures = benco_measures(scores, np.zeros_like(mask), None)
     assert measures == pytest.approx({"benco_f1": 0, "benco_iou": 0, "benco_auc": 0}, abs=1e-12)
-
-
-def test_benco_of_a_wholly_forged_image_has_no_area():
-    scores, mask = example(1)
     assert math.isnan(benco_measures(scores, np.ones_like(mask), None)["benco_auc"])
 
 
@@ -113,7 +109,7 @@ def trufor_reference(scores: np.ndarray, mask: np.ndarray) -> tuple[float, float
 
 
 @pytest.mark.parametrize("kind", ["float", "8-bit"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_trufor_equals_its_transcription(seed, kind):
     scores, mask = example(seed, kind)
     fixed, best = trufor_reference(as_float(scores), mask)
@@ -136,31 +132,21 @@ def test_trufor_drops_the_band_round_the_edge():
     assert exact["trufor_fixed"] == 1.0
 
 
-def test_trufor_at_the_image_border_equals_its_transcription():
+@pytest.mark.parametrize(
+    "region", [np.s_[:20, :25], np.s_[10:14, 10:14]], ids=["at the border", "too small to survive"]
+)
+def test_trufor_of_an_odd_region_equals_its_transcription(region):
     scores, mask = example(1)
     mask[:] = False
-    mask[:20, :25] = True
-    fixed, best = trufor_reference(scores, mask)
-    measures = trufor_measures(scores, mask)
-    assert (measures["trufor_fixed"], measures["trufor_best"]) == pytest.approx((fixed, best))
+    mask[region] = True
+    expected = trufor_reference(scores, mask)
+    assert tuple(trufor_measures(scores, mask).values()) == pytest.approx(expected)
 
 
-def test_trufor_of_a_region_too_small_to_survive_is_as_its_scorer_has_it():
-    scores, mask = example(0)
-    mask[:] = False
-    mask[10:14, 10:14] = True
-    fixed, best = trufor_reference(scores, mask)
-    measures = trufor_measures(scores, mask)
-    assert (measures["trufor_fixed"], measures["trufor_best"]) == (fixed, best) == (0.0, 0.0)
-
-
-def test_trufor_skips_an_image_whose_rest_and_map_are_of_one_class():
+def test_trufor_skips_an_image_of_one_class_and_one_of_which_nothing_is_left():
     mask = np.zeros((40, 40), bool)
     mask[10:14, 10:14] = True
     assert math.isnan(trufor_measures(np.zeros((40, 40), np.float32), mask)["trufor_fixed"])
-
-
-def test_trufor_skips_an_image_of_which_nothing_is_left():
     mask = np.zeros((9, 9), bool)
     mask[4, 4] = True
     measures = trufor_measures(np.full((9, 9), 0.3, np.float32), mask)

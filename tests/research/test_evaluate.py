@@ -102,7 +102,7 @@ def test_adapted_weights_are_not_kept(measured: dict[str, Path]):
 def test_images_may_be_read_at_another_size_than_the_models(measured: dict[str, Path]):
     small, large = (read_measured(measured[name]) for name in ("plain", "large"))
     assert small.image_ids == large.image_ids
-    assert (small.columns.score != large.columns.score).any()
+    assert (small.columns.probability != large.columns.probability).any()
 
 
 def test_a_limit_draws_some_of_the_images(measured: dict[str, Path]):

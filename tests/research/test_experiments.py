@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from loupe.config import load_config
-from loupe.evaluation.measures import ImageMeasures
-from loupe.evaluation.table import Columns, columns_of
+from loupe.evaluation.measures import Columns, ImageMeasures
+from loupe.evaluation.table import columns_of
 from research.experiments import intervals, runs
 from research.experiments.ablations import CONFIGS, TABLES, Row, carried_options
 from research.experiments.command import parse_arguments
@@ -86,7 +86,7 @@ def test_a_value_that_is_not_defined_is_left_out():
 
 def test_the_bootstrap_agrees_with_scipys_on_a_mean_of_images(pair: Pair):
     def f1(one: Columns) -> np.ndarray:
-        hits, alarms, missed = one[2:5]
+        hits, alarms, missed = one.true_positives, one.false_positives, one.false_negatives
         return 2 * hits / (2 * hits + alarms + missed)
 
     differences = f1(pair.after) - f1(pair.before)
@@ -101,7 +101,8 @@ def test_the_bootstrap_agrees_with_scipys_on_a_mean_of_images(pair: Pair):
 
 def test_the_pooled_metric_is_resampled_by_image_and_not_averaged(pair: Pair):
     def pooled(one: Columns) -> float:
-        hits, alarms, missed = (column.sum() for column in one[2:5])
+        counts = one.true_positives, one.false_positives, one.false_negatives
+        hits, alarms, missed = (column.sum() for column in counts)
         return 2 * hits / (2 * hits + alarms + missed)
 
     found = bootstrap_interval([pair], "pixel/F1-pooled")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loupe.evaluation.table import Columns
+from loupe.evaluation.measures import Columns
 from research.experiments.families import run_families
 from research.experiments.leave_one_out import Plan, job_without
 from research.experiments.options import Scale, job_of

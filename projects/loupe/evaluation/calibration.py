@@ -25,15 +25,15 @@ class ReliabilityBin(NamedTuple):
         low: scores from here on,
         high: below here (the last bin holds 1 too).
         images: how many scores are in the bin.
-        mean_score: what the detector says; NaN in an empty bin.
-        forged_share: what is true; NaN in an empty bin.
+        mean_probability: what the detector says; NaN in an empty bin.
+        forged_fraction: what is true; NaN in an empty bin.
     """
 
     low: float
     high: float
     images: int
-    mean_score: float
-    forged_share: float
+    mean_probability: float
+    forged_fraction: float
 
 
 def bin_index(scores: np.ndarray) -> np.ndarray:
@@ -42,7 +42,7 @@ def bin_index(scores: np.ndarray) -> np.ndarray:
 
 
 def reliability_curve(scores: np.ndarray, labels: np.ndarray) -> list[ReliabilityBin]:
-    """Mean score and share of forged images in each of 15 equal bins.
+    """Mean score and fraction of forged images in each of 15 equal bins.
 
     Args:
         scores: (n,) in [0, 1].
@@ -61,7 +61,7 @@ def reliability_curve(scores: np.ndarray, labels: np.ndarray) -> list[Reliabilit
 
 
 def calibration_error(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(R,) ECE: mean distance between mean score and share of forged images, over the bins.
+    """(R,) ECE: mean distance between mean score and fraction of forged images, over the bins.
 
     Args:
         scores: (n,) in [0, 1].

@@ -75,7 +75,7 @@ def curve_of(counts: LevelCounts) -> Curve:
     return Curve(np.cumsum(forged, dtype=np.float64), np.cumsum(authentic, dtype=np.float64))
 
 
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Quotient in float64; NaN where the denominator is 0, without a warning."""
     numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
     shape = np.broadcast_shapes(numerator.shape, denominator.shape)
@@ -96,14 +96,14 @@ def area_under_roc(curve: Curve) -> np.ndarray:
     pairs = above[..., -1].astype(float) * wrong[..., -1]
     right = np.einsum("...t,...t->...", wrong[..., 1:].astype(float, copy=False), above[..., :-1])
     left = np.einsum("...t,...t->...", above[..., 1:].astype(float, copy=False), wrong[..., :-1])
-    return _divide(pairs + right - left, 2 * pairs)
+    return divide(pairs + right - left, 2 * pairs)
 
 
 def average_precision(curve: Curve) -> np.ndarray:
     """(...,) sum over thresholds of (recall gained) x precision; NaN without a forged one."""
     above, wrong = curve
     precision = above / np.maximum(above + wrong, 1)
-    return _divide((_steps(above) * precision).sum(axis=-1), above[..., -1])
+    return divide((_steps(above) * precision).sum(axis=-1), above[..., -1])
 
 
 def best_f1(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
@@ -123,8 +123,8 @@ def best_f1(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
 def equal_error_rate(curve: Curve) -> np.ndarray:
     """(...,) error where false positive rate = false negative rate, linear between thresholds."""
     above, wrong = curve
-    missed = 1 - _divide(above, above[..., -1:])
-    false_alarms = _divide(wrong, wrong[..., -1:])
+    missed = 1 - divide(above, above[..., -1:])
+    false_alarms = divide(wrong, wrong[..., -1:])
     # The curve starts at (0, 0): nothing is called forged.
     ones = np.ones_like(missed[..., :1])
     missed = np.concatenate([ones, missed], axis=-1)
@@ -133,7 +133,7 @@ def equal_error_rate(curve: Curve) -> np.ndarray:
     left = np.maximum(right - 1, 0)
     gap_left = np.take_along_axis(missed - false_alarms, left, axis=-1)
     gap_right = np.take_along_axis(false_alarms - missed, right, axis=-1)
-    part = _divide(gap_left, gap_left + gap_right)
+    part = divide(gap_left, gap_left + gap_right)
     start = np.take_along_axis(false_alarms, left, axis=-1)
     end = np.take_along_axis(false_alarms, right, axis=-1)
     rate = (start + part * (end - start))[..., 0]
@@ -146,4 +146,4 @@ def true_positive_rate_at(curve: Curve, false_positive_rate: float) -> np.ndarra
     allowed = wrong <= false_positive_rate * wrong[..., -1:]
     reached = np.where(allowed, above, 0).max(axis=-1, initial=0)
     defined = (above[..., -1] > 0) & (wrong[..., -1] > 0)
-    return np.where(defined, _divide(reached, above[..., -1]), np.nan)
+    return np.where(defined, divide(reached, above[..., -1]), np.nan)

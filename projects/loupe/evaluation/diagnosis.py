@@ -15,7 +15,7 @@ import numpy as np
 
 from loupe.evaluation.calibration import calibration_error, reliability_curve
 from loupe.evaluation.curves import LevelCounts, area_under_roc, best_f1, count_levels, curve_of
-from loupe.evaluation.measures import ALARM_SHARE, THRESHOLD, largest_region_share
+from loupe.evaluation.measures import ALARM_FRACTION, THRESHOLD, largest_region
 from loupe.structures import GroundTruth
 
 # Width of the centre prior's bump, as a share of each side.
@@ -189,7 +189,7 @@ def examine(answer: ModelAnswer, truth: GroundTruth) -> tuple[ImageFacts, LevelC
     levels = None
     area = 0.0 if not truth.label else math.nan
     if not truth.label:
-        facts["alarm"] = largest_region_share(own > THRESHOLD)
+        facts["alarm"] = largest_region(own > THRESHOLD)
     elif truth.mask is not None:
         if truth.mask.shape != own.shape:
             raise ValueError(f"the map is {own.shape}, the mask {truth.mask.shape}")
@@ -254,7 +254,7 @@ class Diagnosis:
             | {"empty": _mean(columns["called"][masked] == 0)}
             | self._pooled(),
             "authentic_images": {
-                "false_alarms": _mean(columns["alarm"][authentic] >= ALARM_SHARE),
+                "false_alarms": _mean(columns["alarm"][authentic] >= ALARM_FRACTION),
                 "called": _mean(columns["called"][authentic]),
             },
             "pseudo_labels": self._pseudo_labels(columns),

@@ -57,8 +57,8 @@ def _classifier(facts: Facts) -> list[str]:
         (
             f"{point['low']:.2f} to {point['high']:.2f}",
             point["images"],
-            point["mean_score"],
-            point["forged_share"],
+            point["mean_probability"],
+            point["forged_fraction"],
         )
         for point in facts["classifier"]["reliability"]
     ]

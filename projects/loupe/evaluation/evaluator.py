@@ -1,8 +1,7 @@
-"""The evaluator: takes a model's answers image by image, and reports once."""
+"""The evaluator: takes a model's predictions image by image, and reports once."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import OrderedDict
@@ -15,25 +14,26 @@ from detectron2.utils import comm
 
 from loupe.evaluation.bootstrap import RESAMPLES
 from loupe.evaluation.measures import BENCO_SIZE, PROTOCOLS, measure_image
-from loupe.evaluation.pooled_histogram import PooledHistogram, PooledShare, merge_shares
+from loupe.evaluation.pooled_histogram import PooledHistogram, PooledShard, merge_shards
 from loupe.evaluation.report import text_table
 from loupe.evaluation.results import Results, summarise
 from loupe.evaluation.table import RecordTable
 from loupe.structures import GroundTruth
+from loupe.writing import write_json
 
 
-class EvaluationShare(NamedTuple):
+class EvaluationShard(NamedTuple):
     """What one process has gathered.
 
     Attributes:
         table: numbers of its images.
-        pooled: scores of its forged images' pixels.
+        pooled: probabilities of its forged images' pixels.
         unreadable: error by image.
         unlabelled: identifiers of images without a truth.
     """
 
     table: RecordTable
-    pooled: PooledShare
+    pooled: PooledShard
     unreadable: dict[str, str]
     unlabelled: frozenset[str]
 
@@ -41,7 +41,7 @@ class EvaluationShare(NamedTuple):
 class ForgeryEvaluator(DatasetEvaluator):
     """All metrics of docs/metrics.md over one data set, exact for any number of processes.
 
-    Memory: 120 bytes and the names of each image, and about 30 MB for the pooled scores.
+    Memory: about 120 bytes and the names of each image, and about 30 MB for the pooled scores.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ForgeryEvaluator(DatasetEvaluator):
             outputs: for each {"forgery_score", "forgery_map"} (the map may be None), or {"error"}.
 
         Raises:
-            ValueError: a map or score cannot be what it should be; names the image.
+            ValueError: a map or probability cannot be what it should be; names the image.
         """
         for item, output in zip(inputs, outputs, strict=True):
             image_id, name = str(item["image_id"]), str(item.get("file_name", item["image_id"]))
@@ -112,7 +112,12 @@ class ForgeryEvaluator(DatasetEvaluator):
             self.add(image_id, name, truth, output["forgery_score"], output.get("forgery_map"))
 
     def add(
-        self, image_id: str, name: str, truth: GroundTruth, score: float | None, forgery_map: Any
+        self,
+        image_id: str,
+        name: str,
+        truth: GroundTruth,
+        probability: float | None,
+        forgery_map: Any,
     ) -> None:
         """Measures one image; one that was added before is left out.
 
@@ -120,7 +125,7 @@ class ForgeryEvaluator(DatasetEvaluator):
             image_id: unique in the data set.
             name: for errors.
             truth: label and mask.
-            score: probability that the image is forged; None or NaN where there is none.
+            probability: that the image is forged; None or NaN where there is none.
             forgery_map: (H, W) tensor or array at the image's own size, or None.
         """
         if image_id in self._table:
@@ -128,7 +133,7 @@ class ForgeryEvaluator(DatasetEvaluator):
         measures, levels = measure_image(
             name,
             truth,
-            math.nan if score is None else float(score),
+            math.nan if probability is None else float(probability),
             None if forgery_map is None else np.asarray(forgery_map),
             protocols=self.protocols,
             benco_size=self.benco_size,
@@ -138,28 +143,28 @@ class ForgeryEvaluator(DatasetEvaluator):
             self._pooled.add(image_id, levels)
 
     def add_unreadable(self, name: str, error: str) -> None:
-        """Counts an image that has no answer."""
+        """Counts an image that has no prediction."""
         self._unreadable[name] = error
 
-    def share(self) -> EvaluationShare:
+    def shard(self) -> EvaluationShard:
         """What this process has gathered, to be merged with the others'."""
-        return EvaluationShare(
-            self._table, self._pooled.share(), self._unreadable, frozenset(self._unlabelled)
+        return EvaluationShard(
+            self._table, self._pooled.shard(), self._unreadable, frozenset(self._unlabelled)
         )
 
-    def summarise(self, shares: list[EvaluationShare]) -> Results:
-        """All metrics from the shares of all processes, each image counted once."""
+    def summarise(self, shards: list[EvaluationShard]) -> Results:
+        """All metrics from the shards of all processes, each image counted once."""
         table, unreadable = RecordTable(), {}
-        for share in shares:
-            table.extend(share.table)
-            unreadable |= share.unreadable
-        histogram, repeated = merge_shares([share.pooled for share in shares], seed=self.seed)
+        for shard in shards:
+            table.extend(shard.table)
+            unreadable |= shard.unreadable
+        histogram, repeated = merge_shards([shard.pooled for shard in shards], seed=self.seed)
         return summarise(
             table,
             histogram,
             repeated=repeated,
             unreadable=unreadable,
-            unlabelled=len(frozenset().union(*(share.unlabelled for share in shares))),
+            unlabelled=len(frozenset().union(*(shard.unlabelled for shard in shards))),
             protocols=self.protocols,
             resamples=self.resamples,
             seed=self.seed,
@@ -172,20 +177,17 @@ class ForgeryEvaluator(DatasetEvaluator):
             Groups of plain floats, `results["image"]["AUC"]`; NaN where not defined. Empty in all
             processes but the main one. The intervals are in `self.results`.
         """
-        shares = [self.share()]
+        shards = [self.shard()]
         if self.distributed:
             comm.synchronize()
-            shares = comm.gather(shares[0])
+            shards = comm.gather(shards[0])
             if not comm.is_main_process():
                 return OrderedDict()
-        self.results = self.summarise(shares)
+        self.results = self.summarise(shards)
         logger = logging.getLogger(__name__)
         logger.info("Evaluation of %s\n%s", self.dataset_name, text_table(self.results))
         if self.output_dir is not None:
-            folder = self.output_dir / "inference"
-            folder.mkdir(parents=True, exist_ok=True)
             stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.dataset_name)
             content = {"dataset": self.dataset_name} | self.results.as_json()
-            path = folder / f"{stem}.json"
-            path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+            write_json(self.output_dir / "inference" / f"{stem}.json", content)
         return OrderedDict(self.results.flat_groups())

@@ -7,7 +7,7 @@ computed from the numbers of all images (`metrics.py`), and the map is forgotten
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,19 +24,25 @@ from loupe.structures import GroundTruth
 
 # The one fixed threshold: forged means `> 0.5`, which for 8-bit maps is `> 127`.
 THRESHOLD = 0.5
-# An authentic image counts as a false alarm from a forged region of this share of it.
-ALARM_SHARE = 0.01
+# An authentic image counts as a false alarm from a forged region of this fraction of it.
+ALARM_FRACTION = 0.01
 PROTOCOLS = ("benco", "trufor", "mvss", "sida")
 # The peer's own default size; `None` means the image's own size (its padding protocol).
 BENCO_SIZE = 512
 
 
+# A float for one image, (n,) float64 for n images.
+Number = Any
+
+
 class ImageMeasures(NamedTuple):
     """One image's numbers; NaN where a number is not defined or could not be measured.
 
+    The same fields hold n images as arrays (n,): see `RecordTable.columns`.
+
     Attributes:
         label: 1 = forged.
-        score: probability that the image is forged.
+        probability: that the image is forged, as the detector says.
         true_positives: forged pixels above the threshold. The four counts are NaN where the image
             has no map or its mask is not known.
         false_positives: authentic pixels above the threshold.
@@ -44,9 +50,9 @@ class ImageMeasures(NamedTuple):
         true_negatives: authentic pixels at or below the threshold.
         pixel_auc: area under this image's pixel ROC; NaN unless it has pixels of both classes.
         best_f1: F1 at this image's own best threshold (an oracle); NaN for an authentic image.
-        map_maximum: highest score of a pixel.
-        largest_region: authentic images only: largest 8-connected region called forged, as a share
-            of the image.
+        map_maximum: highest probability of a pixel.
+        largest_region: authentic images only: largest 8-connected region called forged, as a
+            fraction of the image.
         benco_f1: IMDL-BenCo's F1 at its network size.
         benco_iou: IMDL-BenCo's IoU at its network size.
         benco_auc: IMDL-BenCo's AUC at its network size, with its rule for ties.
@@ -54,21 +60,25 @@ class ImageMeasures(NamedTuple):
         trufor_best: TruFor's F1 at the best threshold; NaN for an authentic image.
     """
 
-    label: float
-    score: float
-    true_positives: float = math.nan
-    false_positives: float = math.nan
-    false_negatives: float = math.nan
-    true_negatives: float = math.nan
-    pixel_auc: float = math.nan
-    best_f1: float = math.nan
-    map_maximum: float = math.nan
-    largest_region: float = math.nan
-    benco_f1: float = math.nan
-    benco_iou: float = math.nan
-    benco_auc: float = math.nan
-    trufor_fixed: float = math.nan
-    trufor_best: float = math.nan
+    label: Number
+    probability: Number
+    true_positives: Number = math.nan
+    false_positives: Number = math.nan
+    false_negatives: Number = math.nan
+    true_negatives: Number = math.nan
+    pixel_auc: Number = math.nan
+    best_f1: Number = math.nan
+    map_maximum: Number = math.nan
+    largest_region: Number = math.nan
+    benco_f1: Number = math.nan
+    benco_iou: Number = math.nan
+    benco_auc: Number = math.nan
+    trufor_fixed: Number = math.nan
+    trufor_best: Number = math.nan
+
+
+# `ImageMeasures` of n images: every field is an array (n,).
+Columns = ImageMeasures
 
 
 def checked_map(forgery_map: np.ndarray, name: str, shape: tuple[int, int] | None) -> np.ndarray:
@@ -120,10 +130,10 @@ def _known_mask(truth: GroundTruth, shape: tuple[int, int]) -> np.ndarray | None
     return None if truth.mask is None else np.ascontiguousarray(truth.mask, dtype=bool)
 
 
-def largest_region_share(forged: np.ndarray) -> float:
-    """Largest 8-connected region of a (H, W) bool map, as a share of its pixels."""
+def largest_region(forged: np.ndarray) -> float:
+    """Largest 8-connected region of a (H, W) bool map, as a fraction of its pixels."""
     # Labelling costs ten times a sum; most maps of authentic images need none.
-    if forged.sum() < ALARM_SHARE * forged.size:
+    if forged.sum() < ALARM_FRACTION * forged.size:
         return 0.0
     statistics = cv2.connectedComponentsWithStats(forged.view(np.uint8), connectivity=8)[2]
     return float(statistics[1:, cv2.CC_STAT_AREA].max(initial=0)) / forged.size
@@ -152,7 +162,7 @@ def _own_size_measures(levels: LevelCounts) -> dict[str, float]:
 def measure_image(
     name: str,
     truth: GroundTruth,
-    score: float,
+    probability: float,
     forgery_map: np.ndarray | None,
     *,
     protocols: tuple[str, ...] = PROTOCOLS,
@@ -163,7 +173,7 @@ def measure_image(
     Args:
         name: for errors.
         truth: label and mask.
-        score: probability that the image is forged; NaN where the detector gives none.
+        probability: that the image is forged; NaN where the detector gives none.
         forgery_map: (H, W) at the truth's size, or None where there is no map.
         protocols: which peers' protocols to measure as well.
         benco_size: network size for `benco`.
@@ -172,26 +182,26 @@ def measure_image(
         The numbers, and the counts of the scores of a forged image's pixels (None otherwise).
 
     Raises:
-        ValueError: see `checked_map`; or the score is not in [0, 1].
+        ValueError: see `checked_map`; or the probability is not in [0, 1].
     """
-    if not (math.isnan(score) or 0 <= score <= 1):
-        raise ValueError(f"{name}: the score is {score}; a probability in [0, 1] is needed")
+    if not (math.isnan(probability) or 0 <= probability <= 1):
+        raise ValueError(f"{name}: the probability is {probability}; needed is one in [0, 1]")
     label = int(truth.label)
     if forgery_map is None:
-        return ImageMeasures(label, score), None
+        return ImageMeasures(label, probability), None
     shape = None if truth.mask is None else truth.mask.shape
     forgery_map = checked_map(forgery_map, name, shape)
     mask = _known_mask(truth, forgery_map.shape)
     if mask is None:
         scale = 255.0 if forgery_map.dtype == np.uint8 else 1.0
-        return ImageMeasures(label, score, map_maximum=float(forgery_map.max()) / scale), None
+        return ImageMeasures(label, probability, map_maximum=float(forgery_map.max()) / scale), None
     levels = count_levels(forgery_map, mask)
     numbers = _own_size_measures(levels)
     if not label:
         above = forgery_map > (127 if forgery_map.dtype == np.uint8 else THRESHOLD)
-        numbers["largest_region"] = largest_region_share(above)
+        numbers["largest_region"] = largest_region(above)
     if "benco" in protocols:
         numbers |= benco_measures(forgery_map, mask, benco_size)
     if "trufor" in protocols and label:
         numbers |= trufor_measures(forgery_map, mask)
-    return ImageMeasures(label, score, **numbers), levels if label else None
+    return ImageMeasures(label, probability, **numbers), levels if label else None

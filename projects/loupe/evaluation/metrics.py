@@ -1,237 +1,391 @@
-"""Every metric as a pure function of the images' numbers and of weights on the images.
+"""The table of metrics: a new metric is one row of `METRICS`, and nothing else.
 
-Letters: n images, R resamples. A weight says how often an image is drawn; with weights of one the
-functions give the metric itself, with a bootstrap's weights (R, n) its R resampled values.
-A metric that is not defined is NaN, never 0. Exact definitions: docs/metrics.md.
+Evaluator, reports, robustness, diagnosis and research read the table; a test holds the names of
+docs/metrics.md equal to it.
+
+Letters: n images, R resamples, T distinct probabilities. A weight says how often an image is drawn;
+with weights of one a function gives the metric itself, with a bootstrap's weights (R, n) its R
+resampled values. A metric that is not defined is NaN, never 0.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from loupe.evaluation.calibration import calibration_error
 from loupe.evaluation.curves import (
-    Curve,
     area_under_roc,
     average_precision,
+    best_f1,
+    divide,
     equal_error_rate,
     true_positive_rate_at,
 )
-from loupe.evaluation.measures import ALARM_SHARE, THRESHOLD
-from loupe.evaluation.table import Columns
-
-Values = dict[str, np.ndarray]
+from loupe.evaluation.measures import ALARM_FRACTION, PROTOCOLS, Columns
+from loupe.evaluation.samples import Confusion, Sample, has_pixels
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Quotient; NaN where the denominator is 0."""
-    numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
-    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
-    return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=denominator != 0)
-
-
-def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(R,) mean of (n,) values that are not NaN."""
-    known = ~np.isnan(values)
-    return ratio(weights[:, known] @ values[known], weights[:, known].sum(axis=1))
-
-
-def f1_of(hits: np.ndarray, alarms: np.ndarray, missed: np.ndarray) -> np.ndarray:
-    """F1 of the forged class; 1 where there is nothing forged in truth and answer."""
-    total = 2 * hits + alarms + missed
-    return np.where(total == 0, np.where(np.isnan(total), np.nan, 1.0), ratio(2 * hits, total))
-
-
-def iou_of(hits: np.ndarray, alarms: np.ndarray, missed: np.ndarray) -> np.ndarray:
-    """IoU of the forged class; 1 where there is nothing forged in truth and answer."""
-    total = hits + alarms + missed
-    return np.where(total == 0, np.where(np.isnan(total), np.nan, 1.0), ratio(hits, total))
-
-
-def detection_curve(columns: Columns, weights: np.ndarray) -> Curve:
-    """(R, T) weighted counts above every distinct image score; images without a score left out."""
-    known = np.flatnonzero(~np.isnan(columns.score))
-    if known.size == 0:
-        return Curve(np.zeros((len(weights), 1)), np.zeros((len(weights), 1)))
-    order = known[np.argsort(-columns.score[known], kind="stable")]
-    scores = columns.score[order]
-    ends = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
-    drawn = weights[:, order]
-    forged = columns.label[order] > 0
-    return Curve(
-        np.cumsum(drawn * forged, axis=1)[:, ends], np.cumsum(drawn * ~forged, axis=1)[:, ends]
+def _calibration_error(s: Sample) -> np.ndarray:
+    known = ~np.isnan(s.columns.probability)
+    return calibration_error(
+        s.columns.probability[known], s.columns.label[known], s.weights[:, known]
     )
 
 
-def detection_counts(columns: Columns, weights: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(4, R) true positives, false positives, false negatives, true negatives of `scores > 0.5`."""
-    known = ~np.isnan(scores)
-    called, forged = scores > THRESHOLD, columns.label > 0
-    groups = [called & forged, called & ~forged, ~called & forged, ~called & ~forged]
-    return np.stack([weights @ (group & known).astype(float) for group in groups])
+def _image_accuracy(s: Sample) -> np.ndarray:
+    hits, alarms, missed, passed = s.image_confusion
+    return divide(hits + passed, hits + alarms + missed + passed)
 
 
-def image_metrics(columns: Columns, weights: np.ndarray) -> Values:
-    """`image/*`: detection over all images that have a score."""
-    curve = detection_curve(columns, weights)
-    hits, alarms, missed, passed = detection_counts(columns, weights, columns.score)
-    known = ~np.isnan(columns.score)
-    return {
-        "image/AUC": area_under_roc(curve),
-        "image/AP": average_precision(curve),
-        "image/EER": equal_error_rate(curve),
-        "image/Acc": ratio(hits + passed, hits + alarms + missed + passed),
-        "image/bAcc": (ratio(hits, hits + missed) + ratio(passed, passed + alarms)) / 2,
-        # Without a forged image F1 would only say how the authentic ones were answered.
-        "image/F1": np.where(hits + missed > 0, f1_of(hits, alarms, missed), np.nan),
-        "image/TPR@FPR1%": true_positive_rate_at(curve, 0.01),
-        "image/ECE": calibration_error(
-            columns.score[known], columns.label[known], weights[:, known]
-        ),
-        "image/Brier": weighted_mean((columns.score - columns.label) ** 2, weights),
-    }
+def _balanced_accuracy(s: Sample) -> np.ndarray:
+    hits, alarms, missed, passed = s.image_confusion
+    return (divide(hits, hits + missed) + divide(passed, passed + alarms)) / 2
 
 
-def has_pixels(columns: Columns) -> np.ndarray:
-    """(n,) images whose map and mask are both known."""
-    return ~np.isnan(columns.true_positives)
+def _image_f1(s: Sample) -> np.ndarray:
+    # Without a forged image F1 would only say how the authentic ones were classified.
+    table = s.image_confusion
+    return np.where(table.hits + table.missed > 0, table.f1(), np.nan)
 
 
-def pooled_counts(columns: Columns, weights: np.ndarray) -> np.ndarray:
-    """(4, R) one confusion table over all pixels of all forged images, as in `detection_counts`."""
-    used = has_pixels(columns) & (columns.label > 0)
-    counts = np.stack(columns[2:6])[:, used]
-    return counts @ weights[:, used].T
+def _pooled(of: Callable[[Confusion], np.ndarray]) -> Callable[[Sample], np.ndarray]:
+    return lambda s: np.where(s.pooled_confusion.some(), of(s.pooled_confusion), np.nan)
 
 
-def _pooled_metrics(columns: Columns, weights: np.ndarray) -> Values:
-    hits, alarms, missed, passed = pooled_counts(columns, weights)
-    some = hits + alarms + missed + passed > 0
-    iou = np.where(some, iou_of(hits, alarms, missed), np.nan)
-    return {
-        "pixel/F1-pooled": np.where(some, f1_of(hits, alarms, missed), np.nan),
-        "pixel/IoU-pooled": iou,
-        "pixel/mIoU2-pooled": (iou + iou_of(passed, missed, alarms)) / 2,
-    }
+_pooled_f1 = _pooled(Confusion.f1)
+# Mean over the two classes, as released Loupe prints it.
+_pooled_miou = _pooled(lambda table: (table.iou() + table.swapped().iou()) / 2)
 
 
-def pixel_metrics(columns: Columns, weights: np.ndarray) -> Values:
-    """`pixel/*` but for the three pooled over scores (`pooled_histogram.py`)."""
-    forged, counted = columns.label > 0, has_pixels(columns)
-    hits, alarms, missed, passed = columns[2:6]
-    authentic_share = np.where(forged, np.nan, ratio(alarms, alarms + passed))
-    alarm = np.where(forged | ~counted, np.nan, columns.largest_region >= ALARM_SHARE)
-    return _pooled_metrics(columns, weights) | {
-        "pixel/F1-image": weighted_mean(
-            np.where(forged, f1_of(hits, alarms, missed), np.nan), weights
-        ),
-        "pixel/IoU-image": weighted_mean(
-            np.where(forged, iou_of(hits, alarms, missed), np.nan), weights
-        ),
-        "pixel/F1-best-image": weighted_mean(columns.best_f1, weights),
-        "pixel/AUC-image": weighted_mean(columns.pixel_auc, weights),
-        "pixel/FPR-authentic": weighted_mean(authentic_share, weights),
-        "pixel/false-alarm-images": weighted_mean(alarm, weights),
-    }
+def _authentic_pixel_alarms(s: Sample) -> np.ndarray:
+    _, alarms, _, passed = s.pixel_confusion
+    return s.mean(divide(alarms, alarms + passed), ~s.forged)
 
 
-def ddl2025_metrics(image: Values, pixel: Values) -> Values:
-    """`ddl2025/*`: released Loupe's names for metrics that are computed already."""
-    parts = {
-        "ddl2025/AUC": image["image/AUC"],
-        "ddl2025/F1": pixel["pixel/F1-pooled"],
-        "ddl2025/IoU": pixel["pixel/mIoU2-pooled"],
-    }
-    return parts | {"ddl2025/Overall": sum(parts.values()) / 3}
+def _authentic_region_alarms(s: Sample) -> np.ndarray:
+    alarm = (s.columns.largest_region >= ALARM_FRACTION).astype(float)
+    return s.mean(alarm, _authentic_pixels(s.columns))
 
 
-def benco_metrics(columns: Columns, weights: np.ndarray) -> Values:
-    """`benco/*`: mean over all images, authentic ones as 0."""
-    return {
-        "benco/F1": weighted_mean(columns.benco_f1, weights),
-        "benco/IoU": weighted_mean(columns.benco_iou, weights),
-        "benco/AUC": weighted_mean(columns.benco_auc, weights),
-    }
+def _ddl2025_overall(s: Sample) -> np.ndarray:
+    return (area_under_roc(s.image_curve) + _pooled_f1(s) + _pooled_miou(s)) / 3
 
 
-def trufor_metrics(columns: Columns, weights: np.ndarray) -> Values:
-    """`trufor/*`: mean over forged images where the protocol gives a number."""
-    return {
-        "trufor/F1-fixed": weighted_mean(columns.trufor_fixed, weights),
-        "trufor/F1-best": weighted_mean(columns.trufor_best, weights),
-    }
-
-
-def mvss_pixel_f1(columns: Columns) -> np.ndarray:
-    """(n,) MVSS-Net's pixel F1 of forged images, NaN elsewhere."""
-    hits, alarms, missed = columns[2:5]
-    f1 = 2 * hits / (2 * hits + alarms + missed + 1e-6)
-    f1 = np.where(hits + alarms + missed == 0, 1.0, f1)
-    return np.where(columns.label > 0, f1, np.nan)
-
-
-def mvss_metrics(columns: Columns, weights: np.ndarray) -> Values:
-    """`mvss/*`: an image's score is its map's highest pixel, as in MVSS-Net's own scorer."""
-    hits, alarms, missed, passed = detection_counts(columns, weights, columns.map_maximum)
+def _mvss_image_f1(s: Sample) -> np.ndarray:
+    """2 sen spe / (sen + spe) of the maps' maxima, as MVSS-Net's own scorer has it."""
+    hits, alarms, missed, passed = s.detection(s.columns.map_maximum)
     sensitivity, specificity = hits / (hits + missed + 1e-6), passed / (passed + alarms + 1e-6)
-    image_f1 = ratio(2 * sensitivity * specificity, sensitivity + specificity)
-    image_f1 = np.where((hits + missed > 0) & (alarms + passed > 0), image_f1, np.nan)
-    pixel_f1 = weighted_mean(mvss_pixel_f1(columns), weights)
-    return {
-        "mvss/F1-image": image_f1,
-        "mvss/F1-combined": 2 * pixel_f1 * image_f1 / (pixel_f1 + image_f1 + 1e-6),
-    }
+    f1 = divide(2 * sensitivity * specificity, sensitivity + specificity)
+    return np.where((hits + missed > 0) & (alarms + passed > 0), f1, np.nan)
 
 
-def sida_metrics(columns: Columns, weights: np.ndarray) -> Values:
-    """`sida/*`: mean of per-image IoU and pooled IoU, over forged images with a mask."""
-    hits, alarms, missed = columns[2:5]
+def _mvss_combined(s: Sample) -> np.ndarray:
+    hits, alarms, missed, _ = s.pixel_confusion
+    f1 = 2 * hits / (2 * hits + alarms + missed + 1e-6)
+    pixel = s.mean(np.where(hits + alarms + missed == 0, 1.0, f1), s.forged)
+    image = _mvss_image_f1(s)
+    return 2 * pixel * image / (pixel + image + 1e-6)
+
+
+def _sida_giou(s: Sample) -> np.ndarray:
+    hits, alarms, missed, _ = s.pixel_confusion
     union = hits + alarms + missed
-    per_image = np.where(union == 0, 1.0, hits / (union + 1e-5))
-    pooled = pooled_counts(columns, weights)
-    some = pooled.sum(axis=0) > 0
-    return {
-        "sida/gIoU": weighted_mean(np.where(columns.label > 0, per_image, np.nan), weights),
-        "sida/cIoU": np.where(some, pooled[0] / (pooled[:3].sum(axis=0) + 1e-10), np.nan),
-    }
+    return s.mean(np.where(union == 0, 1.0, hits / (union + 1e-5)), s.forged)
 
 
-PROTOCOL_METRICS = {
-    "benco": benco_metrics,
-    "trufor": trufor_metrics,
-    "mvss": mvss_metrics,
-    "sida": sida_metrics,
-}
+class Need(NamedTuple):
+    """What a set must have for a metric to be defined.
+
+    Attributes:
+        met: whether it has it.
+        reason: what a report says if not.
+    """
+
+    met: Callable[[Columns], bool]
+    reason: str
 
 
-def all_metrics(columns: Columns, weights: np.ndarray, protocols: tuple[str, ...]) -> Values:
-    """Every metric that the images' numbers give, each (R,)."""
-    image, pixel = image_metrics(columns, weights), pixel_metrics(columns, weights)
-    values = image | pixel | ddl2025_metrics(image, pixel)
-    for name in protocols:
-        values |= PROTOCOL_METRICS[name](columns, weights)
-    return values
+def _scored(columns: Columns) -> np.ndarray:
+    return ~np.isnan(columns.probability)
 
 
-def supports(columns: Columns, protocols: tuple[str, ...]) -> dict[str, int]:
-    """How many images enter each metric."""
-    scored, counted, forged = ~np.isnan(columns.score), has_pixels(columns), columns.label > 0
-    with_map = ~np.isnan(columns.map_maximum)
-    groups = {"image/": scored, "pixel/": counted & forged, "ddl2025/": counted & forged}
-    groups |= {"sida/": counted & forged, "mvss/": with_map}
-    groups["benco/"] = ~np.isnan(columns.benco_f1)
-    single = {
-        "pixel/F1-best-image": ~np.isnan(columns.best_f1),
-        "pixel/AUC-image": ~np.isnan(columns.pixel_auc),
-        "pixel/FPR-authentic": counted & ~forged,
-        "pixel/false-alarm-images": counted & ~forged,
-        "ddl2025/AUC": scored,
-        "ddl2025/Overall": scored | (counted & forged),
-        "benco/AUC": ~np.isnan(columns.benco_auc),
-        "trufor/F1-fixed": ~np.isnan(columns.trufor_fixed),
-        "trufor/F1-best": ~np.isnan(columns.trufor_best),
-    }
-    names = all_metrics(columns, np.ones((1, len(columns.label))), protocols)
-    return {
-        name: int(single.get(name, groups.get(name.split("/")[0] + "/")).sum()) for name in names
-    }
+def _forged_pixels(columns: Columns) -> np.ndarray:
+    return has_pixels(columns) & (columns.label > 0)
+
+
+def _authentic_pixels(columns: Columns) -> np.ndarray:
+    return has_pixels(columns) & (columns.label == 0)
+
+
+class Support(NamedTuple):
+    """Which images enter a metric, and why it may be undefined.
+
+    Attributes:
+        images: (n,) bool, those that enter.
+        needs: what the set must have, most basic first.
+    """
+
+    images: Callable[[Columns], np.ndarray]
+    needs: tuple[Need, ...]
+
+
+PROBABILITIES = Need(lambda c: bool(_scored(c).any()), "the predictions hold no image scores")
+FORGED = Need(lambda c: bool((c.label > 0).any()), "the set has no forged image")
+AUTHENTIC = Need(lambda c: bool((c.label == 0).any()), "the set has no authentic image")
+PIXELS = Need(lambda c: bool(has_pixels(c).any()), "no image has both a map and a known mask")
+AUTHENTIC_PIXELS = Need(lambda c: bool(_authentic_pixels(c).any()), "no authentic image has a map")
+
+IMAGES = Support(_scored, (PROBABILITIES, FORGED, AUTHENTIC))
+FORGED_IMAGES = Support(_forged_pixels, (FORGED, PIXELS))
+AUTHENTIC_IMAGES = Support(_authentic_pixels, (AUTHENTIC, AUTHENTIC_PIXELS))
+BOTH = Support(lambda c: _scored(c) | _forged_pixels(c), (*IMAGES.needs, PIXELS))
+
+
+def _having(field: str, *needs: Need) -> Support:
+    """Images of which a number could be measured."""
+    return Support(lambda columns: ~np.isnan(getattr(columns, field)), (*needs, FORGED, PIXELS))
+
+
+class Metric(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        name: group and key, e.g. "pixel/F1-pooled".
+        definition: one line; the exact words are in docs/metrics.md.
+        function: of a `Sample` -> (R,); of the `Curve` of all pixels of all forged images -> ()
+            where `of_pixels`.
+        support: the images that enter, and why the metric may be undefined.
+        of_pixels: the function needs the probabilities of all pixels at once.
+        range: of the values.
+    """
+
+    name: str
+    definition: str
+    function: Callable[..., np.ndarray]
+    support: Support
+    of_pixels: bool = False
+    range: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def group(self) -> str:
+        """Part of the name before the slash."""
+        return self.name.split("/", 1)[0]
+
+    def why_undefined(self, columns: Columns) -> str:
+        """The most basic need that a set does not meet."""
+        if len(columns.label) == 0:
+            return "no image was scored"
+        unmet = (need.reason for need in self.support.needs if not need.met(columns))
+        return next(unmet, f"no image defines {self.name.split('/', 1)[1]}")
+
+
+def _mean_of(field: str) -> Callable[[Sample], np.ndarray]:
+    """Mean of a measured number over the images that have it."""
+    return lambda s: s.mean(getattr(s.columns, field))
+
+
+_TABLE = (
+    Metric(
+        "image/AUC",
+        "area under the ROC of image probabilities, ties counting half",
+        lambda s: area_under_roc(s.image_curve),
+        IMAGES,
+    ),
+    Metric(
+        "image/AP",
+        "average precision of image probabilities",
+        lambda s: average_precision(s.image_curve),
+        IMAGES,
+    ),
+    Metric(
+        "image/EER",
+        "error rate where false alarms = misses",
+        lambda s: equal_error_rate(s.image_curve),
+        IMAGES,
+    ),
+    Metric(
+        "image/Acc",
+        "fraction of images classified right at probability > 0.5",
+        _image_accuracy,
+        IMAGES,
+    ),
+    Metric(
+        "image/bAcc",
+        "mean of the fractions right among forged and among authentic images",
+        _balanced_accuracy,
+        IMAGES,
+    ),
+    Metric("image/F1", "F1 of forged images at probability > 0.5", _image_f1, IMAGES),
+    Metric(
+        "image/TPR@FPR1%",
+        "fraction of forged images found at a false alarm rate of at most 1%",
+        lambda s: true_positive_rate_at(s.image_curve, 0.01),
+        IMAGES,
+    ),
+    Metric("image/ECE", "expected calibration error, 15 equal bins", _calibration_error, IMAGES),
+    Metric(
+        "image/Brier",
+        "mean squared distance of probability and label",
+        lambda s: s.mean((s.columns.probability - s.columns.label) ** 2),
+        IMAGES,
+    ),
+    Metric(
+        "pixel/F1-pooled",
+        "F1 at > 0.5, one table over all pixels of all forged images",
+        _pooled_f1,
+        FORGED_IMAGES,
+    ),
+    Metric(
+        "pixel/IoU-pooled",
+        "forged IoU at > 0.5, one table over all pixels of all forged images",
+        _pooled(Confusion.iou),
+        FORGED_IMAGES,
+    ),
+    Metric(
+        "pixel/mIoU2-pooled",
+        "mean of forged and authentic IoU over that same table",
+        _pooled_miou,
+        FORGED_IMAGES,
+    ),
+    Metric(
+        "pixel/F1-image",
+        "F1 at > 0.5 of each forged image, then the mean",
+        lambda s: s.mean(s.pixel_confusion.f1(), s.forged),
+        FORGED_IMAGES,
+    ),
+    Metric(
+        "pixel/IoU-image",
+        "forged IoU at > 0.5 of each forged image, then the mean",
+        lambda s: s.mean(s.pixel_confusion.iou(), s.forged),
+        FORGED_IMAGES,
+    ),
+    Metric(
+        "pixel/F1-best-image",
+        "F1 at each forged image's own best threshold (an oracle), mean",
+        _mean_of("best_f1"),
+        _having("best_f1"),
+    ),
+    Metric(
+        "pixel/F1-best-pooled",
+        "F1-pooled at the one best threshold for the set (an oracle)",
+        lambda curve: best_f1(curve)[0],
+        FORGED_IMAGES,
+        of_pixels=True,
+    ),
+    Metric(
+        "pixel/AUC-image",
+        "pixel ROC area of each forged image, then the mean",
+        _mean_of("pixel_auc"),
+        _having("pixel_auc"),
+    ),
+    Metric(
+        "pixel/AUC-pooled",
+        "ROC area over all pixels of all forged images",
+        area_under_roc,
+        FORGED_IMAGES,
+        of_pixels=True,
+    ),
+    Metric(
+        "pixel/AP-pooled",
+        "average precision over all pixels of all forged images",
+        average_precision,
+        FORGED_IMAGES,
+        of_pixels=True,
+    ),
+    Metric(
+        "pixel/FPR-authentic",
+        "fraction of pixels called forged in each authentic image, mean",
+        _authentic_pixel_alarms,
+        AUTHENTIC_IMAGES,
+    ),
+    Metric(
+        "pixel/false-alarm-images",
+        "fraction of authentic images with a forged region of 1% or more",
+        _authentic_region_alarms,
+        AUTHENTIC_IMAGES,
+    ),
+    Metric("ddl2025/AUC", "image AUC", lambda s: area_under_roc(s.image_curve), IMAGES),
+    Metric("ddl2025/F1", "pixel/F1-pooled", _pooled_f1, FORGED_IMAGES),
+    Metric(
+        "ddl2025/IoU",
+        "pixel/mIoU2-pooled (a mean over two classes, not the forged IoU)",
+        _pooled_miou,
+        FORGED_IMAGES,
+    ),
+    Metric("ddl2025/Overall", "mean of the three", _ddl2025_overall, BOTH),
+    Metric(
+        "benco/F1",
+        "IMDL-BenCo: per image at network size, authentic images enter as 0",
+        _mean_of("benco_f1"),
+        _having("benco_f1"),
+    ),
+    Metric("benco/IoU", "IMDL-BenCo: likewise", _mean_of("benco_iou"), _having("benco_f1")),
+    Metric(
+        "benco/AUC",
+        "IMDL-BenCo: likewise; tied pixels are ranked in reading order",
+        _mean_of("benco_auc"),
+        _having("benco_auc"),
+    ),
+    Metric(
+        "trufor/F1-fixed",
+        "TruFor: forged images, edge band dropped, larger of map and inverse, 0.5",
+        _mean_of("trufor_fixed"),
+        _having("trufor_fixed"),
+    ),
+    Metric(
+        "trufor/F1-best",
+        "TruFor: likewise, at each image's best threshold (an oracle)",
+        _mean_of("trufor_best"),
+        _having("trufor_best"),
+    ),
+    Metric(
+        "mvss/F1-image",
+        "MVSS-Net: 2 sen spe / (sen + spe), an image's probability is its map's maximum",
+        _mvss_image_f1,
+        _having("map_maximum", FORGED, AUTHENTIC),
+    ),
+    Metric(
+        "mvss/F1-combined",
+        "MVSS-Net: harmonic mean of that and the per-image pixel F1",
+        _mvss_combined,
+        _having("map_maximum", FORGED, AUTHENTIC),
+    ),
+    Metric(
+        "sida/gIoU",
+        "SIDA: forged IoU of each forged image, mean (1 where truth and prediction are empty)",
+        _sida_giou,
+        FORGED_IMAGES,
+    ),
+    Metric(
+        "sida/cIoU",
+        "SIDA: forged IoU over all pixels of all forged images",
+        _pooled(lambda t: t.hits / (t.hits + t.alarms + t.missed + 1e-10)),
+        FORGED_IMAGES,
+    ),
+)
+METRICS = {metric.name: metric for metric in _TABLE}
+
+
+def metrics_of(protocols: Iterable[str] = PROTOCOLS) -> list[Metric]:
+    """The rows that a report shows: Loupe's own and those of the peers' protocols asked for."""
+    left_out = set(PROTOCOLS) - set(protocols)
+    return [metric for metric in METRICS.values() if metric.group not in left_out]
+
+
+def compute(
+    columns: Columns, weights: np.ndarray | None = None, names: Iterable[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Values (R,) by name.
+
+    Args:
+        columns: the images' numbers.
+        weights: (R, n); by default every image once.
+        names: of metrics that do not need all pixels at once; by default all of them.
+    """
+    weights = np.ones((1, len(columns.label))) if weights is None else weights
+    sample = Sample(columns, weights)
+    names = [name for name, row in METRICS.items() if not row.of_pixels] if names is None else names
+    return {name: METRICS[name].function(sample) for name in names}

@@ -1,21 +1,24 @@
-"""Scores of all pixels of all forged images, in memory that no number of pixels enlarges.
+"""Probabilities of all pixels of all forged images, in memory that does not grow with the pixels.
 
-The pooled curve needs every score of the set at once, so scores are sorted into 1,032,196 bins that
-are fine where networks put their scores: 16,384 bins for each halving of the distance to 0, down to
-2^-41 (a logit of -28), and to 1, down to 2^-24 (the last step of float32). That keeps 8- and 16-bit
-maps apart level by level, and the error of AUC, AP and best F1 for float maps below 1e-4. Maps
-whose scores hardly differ (an untrained network's) may need finer bins: then halving the number of
-bins changes the metric, and an error is reported with it.
+The pooled curve needs every probability of the set at once, so they are sorted into 1,032,196 bins
+that are fine where networks put their outputs: 16,384 bins for each halving of the distance to 0,
+down to 2^-41 (a logit of -28), and to 1, down to 2^-24 (the last step of float32). Each level of 8-
+and 16-bit maps has a bin of its own, and the error of AUC, AP and best F1 for float maps is below
+1e-4. Maps whose values hardly differ (an untrained network's) may need finer bins: then halving the
+number of bins changes the metric, and the report states an error.
 
-Intervals: a Poisson bootstrap (Chamandy et al. 2012). Every image enters each replicate with a
-weight drawn from its own name, so the replicates are the same however images are spread over
-processes. Replicates are kept on coarser bins (64 for each halving).
+Intervals: a Poisson bootstrap (Chamandy et al. 2012, "Estimating uncertainty for massive data
+streams"). Every image enters each replicate with a weight ~ Poisson(1), the limit of the
+multinomial weights of Efron's bootstrap, drawn from its own name. So the replicates are the same
+however images are spread over processes. Replicates are kept on coarser bins (64 for each halving).
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +26,6 @@ import numpy as np
 from loupe.evaluation.curves import (
     Curve,
     LevelCounts,
-    area_under_roc,
-    average_precision,
     best_f1,
     curve_of,
 )
@@ -93,7 +94,7 @@ class PooledCounts(NamedTuple):
     merged: int = 0
 
 
-class PooledShare(NamedTuple):
+class PooledShard(NamedTuple):
     """What one process sends to the one that reports.
 
     Attributes:
@@ -117,7 +118,7 @@ class PooledEstimate(NamedTuple):
         low: lower end of its 95% interval, NaN where that cannot be given.
         high: upper end.
         error: about how far binning may have moved it: how much it changes when every two bins are
-            made one, times the share of pixels in bins that hold several scores.
+            made one, times the fraction of pixels in bins that hold several values.
     """
 
     value: float
@@ -190,15 +191,15 @@ class PooledHistogram:
         span = slice(used[0], used[-1] + 1)
         self.replicates[:, :, span] += np.tensordot(weights, sums[:, :, span], axes=(0, 0))
 
-    def share(self) -> PooledShare:
+    def shard(self) -> PooledShard:
         """The state to be gathered."""
         bins = np.flatnonzero(self.forged + self.authentic)
         counts = PooledCounts(bins, self.forged[bins], self.authentic[bins], self.merged)
-        return PooledShare(counts, self.replicates, frozenset(self.image_ids), dict(self.pending))
+        return PooledShard(counts, self.replicates, frozenset(self.image_ids), dict(self.pending))
 
 
-def merge_shares(shares: list[PooledShare], *, seed: int = 0) -> tuple[PooledHistogram, int]:
-    """Adds up the processes' shares, each image once.
+def merge_shards(shards: list[PooledShard], *, seed: int = 0) -> tuple[PooledHistogram, int]:
+    """Adds up the processes' shards, each image once.
 
     Returns:
         The sum, and the number of images that are in it more than once because two processes had
@@ -206,14 +207,14 @@ def merge_shares(shares: list[PooledShare], *, seed: int = 0) -> tuple[PooledHis
     """
     total = PooledHistogram(seed=seed)
     repeated = 0
-    for share in shares:
-        repeated += len(total.image_ids & share.image_ids)
-        total.image_ids |= share.image_ids
-        total.forged[share.counts.bins] += share.counts.forged
-        total.authentic[share.counts.bins] += share.counts.authentic
-        total.merged += share.counts.merged
-        total.replicates += share.replicates
-    held_back = {name: counts for share in shares for name, counts in share.pending.items()}
+    for shard in shards:
+        repeated += len(total.image_ids & shard.image_ids)
+        total.image_ids |= shard.image_ids
+        total.forged[shard.counts.bins] += shard.counts.forged
+        total.authentic[shard.counts.bins] += shard.counts.authentic
+        total.merged += shard.counts.merged
+        total.replicates += shard.replicates
+    held_back = {name: counts for shard in shards for name, counts in shard.pending.items()}
     # In the order of the names, so that it does not matter which process had which image.
     total.settle([(name, held_back[name]) for name in sorted(held_back.keys() - total.image_ids)])
     return total, repeated
@@ -225,7 +226,7 @@ def _interval(value: float, whole: float, replicates: np.ndarray) -> tuple[float
     if not np.isfinite(value) or len(finite) < 2 or abs(value - whole) > COARSE_TOLERANCE:
         return np.nan, np.nan
     low, high = np.percentile(finite, [2.5, 97.5]) + (value - whole)
-    return float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+    return float(low), float(high)
 
 
 def _halved(counts: PooledCounts) -> LevelCounts:
@@ -236,24 +237,21 @@ def _halved(counts: PooledCounts) -> LevelCounts:
     return LevelCounts(bins[starts], *sums)
 
 
-def pooled_estimates(histogram: PooledHistogram) -> dict[str, PooledEstimate]:
-    """AUC, AP and best F1 over all pixels added, with the best F1's threshold.
+def pooled_estimates(
+    histogram: PooledHistogram, functions: Mapping[str, Callable[[Curve], np.ndarray]]
+) -> dict[str, PooledEstimate]:
+    """Metrics of the curve over all pixels added.
 
-    Returns:
-        "AUC-pooled", "AP-pooled", "F1-best-pooled", and "threshold" (the score from which on a
-        pixel is called forged at the best F1; no interval).
+    Args:
+        histogram: of all forged images.
+        functions: of a curve, by name.
     """
     used = np.flatnonzero(histogram.forged + histogram.authentic)
-    functions = {
-        "AUC-pooled": area_under_roc,
-        "AP-pooled": average_precision,
-        "F1-best-pooled": lambda curve: best_f1(curve)[0],
-    }
     if not used.size:
-        return dict.fromkeys([*functions, "threshold"], PooledEstimate(np.nan))
+        return dict.fromkeys(functions, PooledEstimate(np.nan))
     counts = PooledCounts(used, histogram.forged[used], histogram.authentic[used])
     fine, halved = curve_of(LevelCounts(*counts[:3])), curve_of(_halved(counts))
-    merged_share = histogram.merged / float((counts.forged + counts.authentic).sum())
+    merged_fraction = histogram.merged / float((counts.forged + counts.authentic).sum())
     resampled = np.concatenate([coarse_sums(counts)[None], histogram.replicates])
     above = np.cumsum(resampled[:, :, ::-1], axis=-1)
     coarse = Curve(above[:, 0], above[:, 1])
@@ -261,9 +259,15 @@ def pooled_estimates(histogram: PooledHistogram) -> dict[str, PooledEstimate]:
     for name, function in functions.items():
         value, on_coarse = float(function(fine)), function(coarse)
         interval = _interval(value, float(on_coarse[0]), on_coarse[1:])
-        error = abs(value - float(function(halved))) * merged_share
+        error = abs(value - float(function(halved))) * merged_fraction
         estimates[name] = PooledEstimate(value, *interval, error)
-    threshold = np.nan
-    if histogram.forged.any():
-        threshold = lower_edge(int(used[::-1][int(best_f1(fine)[1])]))
-    return estimates | {"threshold": PooledEstimate(threshold)}
+    return estimates
+
+
+def best_threshold(histogram: PooledHistogram) -> float:
+    """The probability from which on a pixel is called forged at the best pooled F1; NaN if none."""
+    if not histogram.forged.any():
+        return math.nan
+    used = np.flatnonzero(histogram.forged + histogram.authentic)
+    counts = LevelCounts(used, histogram.forged[used], histogram.authentic[used])
+    return lower_edge(int(used[::-1][int(best_f1(curve_of(counts))[1])]))

@@ -6,18 +6,18 @@ import csv
 import io
 import math
 
-from loupe.evaluation.definitions import DEFINITIONS
-from loupe.evaluation.results import Metric, Results
+from loupe.evaluation.metrics import METRICS
+from loupe.evaluation.results import Estimate, Results
 
 # More names of unreadable files than this are counted, not printed.
 NAMED_FILES = 20
 
 
-def _interval(metric: Metric) -> str:
+def _interval(metric: Estimate) -> str:
     return "" if math.isnan(metric.low) else f"{metric.low:.4f} to {metric.high:.4f}"
 
 
-def _value(metric: Metric) -> str:
+def _value(metric: Estimate) -> str:
     return "undefined" if math.isnan(metric.value) else f"{metric.value:.4f}"
 
 
@@ -63,7 +63,7 @@ def csv_table(results: Results) -> str:
     return stream.getvalue()
 
 
-def _markdown_groups(title: str, groups: dict[str, dict[str, Metric]]) -> list[str]:
+def _markdown_groups(title: str, groups: dict[str, dict[str, Estimate]]) -> list[str]:
     if not groups:
         return []
     names = ["image/AUC", "pixel/F1-pooled", "pixel/F1-image", "pixel/IoU-image", "pixel/AUC-image"]
@@ -81,7 +81,7 @@ def markdown_report(results: Results, title: str) -> str:
     lines = [f"# {title}", "", f"Images: {_counts_line(results)}.", ""]
     lines += ["| metric | value | 95% interval | images | definition |", "|---|---:|---:|---:|---|"]
     for name, metric in results.metrics.items():
-        words = DEFINITIONS[name] + (f" ({metric.reason})" if metric.reason else "")
+        words = METRICS[name].definition + (f" ({metric.reason})" if metric.reason else "")
         lines.append(
             f"| `{name}` | {_value(metric)} | {_interval(metric)} | {metric.images} | {words} |"
         )

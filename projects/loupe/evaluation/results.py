@@ -10,11 +10,11 @@ import numpy as np
 
 from loupe.evaluation.bootstrap import RESAMPLES, bootstrap
 from loupe.evaluation.calibration import ReliabilityBin, reliability_curve
-from loupe.evaluation.definitions import DEFINITIONS
-from loupe.evaluation.measures import PROTOCOLS
-from loupe.evaluation.metrics import all_metrics, has_pixels, supports
-from loupe.evaluation.pooled_histogram import PooledHistogram, pooled_estimates
-from loupe.evaluation.table import Columns, RecordTable
+from loupe.evaluation.measures import PROTOCOLS, Columns, ImageMeasures
+from loupe.evaluation.metrics import METRICS, Metric, compute, has_pixels, metrics_of
+from loupe.evaluation.pooled_histogram import PooledHistogram, best_threshold, pooled_estimates
+from loupe.evaluation.table import RecordTable
+from loupe.writing import plain
 
 # A breakdown by a name that nearly every image has for itself would be as long as the set.
 MAX_GROUPS = 50
@@ -22,8 +22,8 @@ MAX_GROUPS = 50
 BINNING_TOLERANCE = 1e-4
 
 
-class Metric(NamedTuple):
-    """One number of the report.
+class Estimate(NamedTuple):
+    """The value of a metric on a set of images.
 
     Attributes:
         value: NaN where the metric is not defined on this set.
@@ -42,9 +42,11 @@ class Metric(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """`{"value", "ci95", "images"}`; null for what is not defined, and then a "reason"."""
         interval = None if math.isnan(self.low) else [self.low, self.high]
-        value = None if math.isnan(self.value) else self.value
-        entry: dict[str, Any] = {"value": value, "ci95": interval, "images": self.images}
+        entry = {"value": plain(self.value), "ci95": interval, "images": self.images}
         return entry | ({"reason": self.reason} if self.reason else {})
+
+
+Estimates = dict[str, Estimate]
 
 
 class Results(NamedTuple):
@@ -59,13 +61,13 @@ class Results(NamedTuple):
         by_source: metrics by source, then name.
         notes: remarks, e.g. the pooled best threshold.
         unreadable: error by image.
-        reliability: the reliability curve of the image scores.
+        reliability: the reliability curve of the image probabilities.
     """
 
-    metrics: dict[str, Metric]
+    metrics: Estimates
     counts: dict[str, int]
-    by_technique: dict[str, dict[str, Metric]]
-    by_source: dict[str, dict[str, Metric]]
+    by_technique: dict[str, Estimates]
+    by_source: dict[str, Estimates]
     notes: dict[str, float | str]
     unreadable: dict[str, str]
     reliability: list[ReliabilityBin]
@@ -82,7 +84,7 @@ class Results(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """Everything, ready for `json.dump`; the metrics' names are keys at the top."""
 
-        def entries(metrics: dict[str, Metric]) -> dict[str, Any]:
+        def entries(metrics: Estimates) -> dict[str, Any]:
             return {name: metric.as_json() for name, metric in metrics.items()}
 
         return entries(self.metrics) | {
@@ -96,89 +98,76 @@ class Results(NamedTuple):
                 {key: value for key, value in point._asdict().items() if value == value}
                 for point in self.reliability
             ],
-            "definitions": {name: DEFINITIONS[name] for name in self.metrics},
+            "definitions": {name: METRICS[name].definition for name in self.metrics},
         }
 
 
-def _why_undefined(name: str, columns: Columns) -> str:
-    """The commonest reasons a value is missing, most basic first."""
-    forged, authentic = (columns.label > 0).sum(), (columns.label == 0).sum()
-    group, key = name.split("/", 1)
-    of_image = group == "image" or name in ("ddl2025/AUC", "ddl2025/Overall")
-    if len(columns.label) == 0:
-        return "no image was scored"
-    if of_image and np.isnan(columns.score).all():
-        return "the predictions hold no image scores"
-    if name in ("pixel/FPR-authentic", "pixel/false-alarm-images"):
-        return "the set has no authentic image" if not authentic else "no authentic image has a map"
-    if not forged:
-        return "the set has no forged image"
-    if (of_image or group == "mvss") and not authentic:
-        return "the set has no authentic image"
-    if not has_pixels(columns).any():
-        return "no image has both a map and a known mask"
-    return f"no image defines {key}"
+def estimate(columns: Columns, metrics: list[Metric], resamples: int, seed: int = 0) -> Estimates:
+    """Values, intervals, numbers of images and reasons of a set of images.
 
-
-def _metrics_of(
-    columns: Columns, protocols: tuple[str, ...], resamples: int, seed: int
-) -> dict[str, Metric]:
-    """Values, intervals, numbers of images and reasons of all metrics of a set of images."""
-    images = len(columns.label)
-    values = all_metrics(columns, np.ones((1, images)), protocols)
+    Args:
+        columns: the images' numbers.
+        metrics: rows of the table; those `of_pixels` are left out.
+        resamples: of the bootstrap; 0 gives no intervals.
+        seed: of the bootstrap.
+    """
+    metrics = [metric for metric in metrics if not metric.of_pixels]
+    names = [metric.name for metric in metrics]
+    values = compute(columns, names=names)
     intervals = bootstrap(
-        lambda weights: all_metrics(columns, weights, protocols),
-        images,
+        lambda weights: compute(columns, weights, names),
+        len(columns.label),
         resamples=resamples,
         seed=seed,
     )
-    counted = supports(columns, protocols)
-    metrics = {}
-    for name, value in values.items():
-        number, (low, high) = float(value[0]), intervals[name]
-        if math.isnan(number):
-            metrics[name] = Metric(
-                math.nan, math.nan, math.nan, counted[name], _why_undefined(name, columns)
-            )
-            continue
-        reason = "no interval: most resamples leave it undefined" if math.isnan(low) else ""
-        metrics[name] = Metric(number, low, high, counted[name], reason)
-    return metrics
+    estimates = {}
+    for metric in metrics:
+        value, (low, high) = float(values[metric.name][0]), intervals[metric.name]
+        reason = ""
+        if math.isnan(value):
+            low, high, reason = math.nan, math.nan, metric.why_undefined(columns)
+        elif math.isnan(low):
+            reason = "no interval: most resamples leave it undefined"
+        images = int(metric.support.images(columns).sum())
+        estimates[metric.name] = Estimate(value, low, high, images, reason)
+    return estimates
 
 
-def _pooled_metrics(
-    histogram: PooledHistogram, repeated: int, columns: Columns
-) -> tuple[dict[str, Metric], dict[str, float | str]]:
-    """The three metrics that need all scores at once, and the pooled best threshold."""
-    estimates = pooled_estimates(histogram)
-    threshold = estimates.pop("threshold").value
-    metrics = {}
-    for name, (value, low, high, error) in estimates.items():
-        name, reason = f"pixel/{name}", ""
+def _estimate_pooled(
+    histogram: PooledHistogram, repeated: int, columns: Columns, metrics: list[Metric]
+) -> tuple[Estimates, dict[str, float | str]]:
+    """The metrics that need all pixels at once, and the pooled best threshold."""
+    metrics = [metric for metric in metrics if metric.of_pixels]
+    found = pooled_estimates(histogram, {metric.name: metric.function for metric in metrics})
+    estimates = {}
+    for metric in metrics:
+        value, low, high, error = found[metric.name]
+        low, high = np.clip([low, high], *metric.range).tolist()
+        reasons = []
         if repeated:
             value = low = high = math.nan
-            reason = f"{repeated} images were counted by two processes; use a sampler without that"
+            reasons = [f"{repeated} images were counted by two processes; use another sampler"]
         elif math.isnan(value):
-            reason = _why_undefined(name, columns)
+            reasons = [metric.why_undefined(columns)]
         elif math.isnan(low):
-            reason = "no interval: the scores fill too few of the bins that are resampled"
+            reasons = ["no interval: the values fill too few of the bins that are resampled"]
         if error > BINNING_TOLERANCE:
-            reason += (
-                f"{'; ' if reason else ''}binned: the scores lie too close, error about {error:.4f}"
-            )
-        metrics[name] = Metric(value, low, high, len(histogram.image_ids), reason)
+            reasons.append(f"binned: the values lie too close, error about {error:.4f}")
+        images = len(histogram.image_ids)
+        estimates[metric.name] = Estimate(value, low, high, images, "; ".join(reasons))
+    threshold = best_threshold(histogram)
     if math.isnan(threshold) or repeated:
-        return metrics, {}
-    return metrics, {"pixel/F1-best-pooled threshold (score >=)": threshold}
+        return estimates, {}
+    return estimates, {"pixel/F1-best-pooled threshold (score >=)": threshold}
 
 
 def _breakdown(
     table: RecordTable,
     names: Sequence[str],
     shared: np.ndarray,
-    protocols: tuple[str, ...],
+    metrics: list[Metric],
     resamples: int,
-) -> tuple[dict[str, dict[str, Metric]], str]:
+) -> tuple[dict[str, Estimates], str]:
     """Metrics of each group of images that share a name, each with the `shared` images added."""
     labels = np.array(names, dtype=object)
     groups = sorted({name for name, common in zip(names, shared, strict=True) if not common} - {""})
@@ -187,7 +176,7 @@ def _breakdown(
     if len(groups) > MAX_GROUPS:
         return {}, f"left out: {len(groups)} different names (at most {MAX_GROUPS})"
     return {
-        group: _metrics_of(table.columns((labels == group) | shared), protocols, resamples, 0)
+        group: estimate(table.columns((labels == group) | shared), metrics, resamples)
         for group in groups
     }, ""
 
@@ -207,9 +196,9 @@ def summarise(
 
     Args:
         table: all images' numbers.
-        histogram: all forged images' scores.
+        histogram: all forged images' pixels.
         repeated: images that the histogram holds twice.
-        unreadable: error by image, for those that could not be read or answered.
+        unreadable: error by image, for those that could not be read or predicted.
         unlabelled: images without a truth.
         protocols: peers' protocols to report.
         resamples: bootstrap resamples; 0 gives no intervals.
@@ -217,9 +206,9 @@ def summarise(
     """
     unreadable = dict(sorted((unreadable or {}).items()))
     columns = table.columns()
-    metrics = _metrics_of(columns, protocols, resamples, seed)
-    pooled, notes = _pooled_metrics(histogram, repeated, columns)
-    metrics = metrics | pooled
+    metrics = metrics_of(protocols)
+    pooled, notes = _estimate_pooled(histogram, repeated, columns, metrics)
+    estimates = estimate(columns, metrics, resamples, seed) | pooled
     forged = columns.label > 0
     pixels = has_pixels(columns)
     empty = forged & pixels & (columns.true_positives + columns.false_negatives == 0)
@@ -229,17 +218,17 @@ def summarise(
         "authentic": int((~forged).sum()),
         "unreadable": len(unreadable),
         "unlabelled": unlabelled,
-        "without-score": int(np.isnan(columns.score).sum()),
+        "without-score": int(np.isnan(columns.probability).sum()),
         "without-pixels": int((~pixels).sum()),
         "forged-empty-mask": int(empty.sum()),
     }
-    authentic = table.matrix()[:, 0] == 0
-    by_technique, why = _breakdown(table, table.techniques, authentic, protocols, resamples)
+    authentic = ImageMeasures(*table.matrix().T).label == 0
+    by_technique, why = _breakdown(table, table.techniques, authentic, metrics, resamples)
     notes = notes | ({"by_technique": why} if why else {})
     nobody = np.zeros(len(table), bool)
-    by_source, why = _breakdown(table, table.sources, nobody, protocols, resamples)
+    by_source, why = _breakdown(table, table.sources, nobody, metrics, resamples)
     notes = notes | ({"by_source": why} if why else {})
-    ordered = {name: metrics[name] for name in DEFINITIONS if name in metrics}
-    known = ~np.isnan(columns.score)
-    reliability = reliability_curve(columns.score[known], columns.label[known])
+    ordered = {metric.name: estimates[metric.name] for metric in metrics}
+    known = ~np.isnan(columns.probability)
+    reliability = reliability_curve(columns.probability[known], columns.label[known])
     return Results(ordered, counts, by_technique, by_source, notes, unreadable, reliability)

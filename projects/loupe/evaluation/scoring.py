@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from loupe.evaluation.calibration import scale_scores
-from loupe.evaluation.evaluator import EvaluationShare, ForgeryEvaluator
+from loupe.evaluation.evaluator import EvaluationShard, ForgeryEvaluator
 from loupe.evaluation.map_files import SavedMap, read_map
 from loupe.evaluation.predictions import (
     PredictionError,
@@ -128,12 +128,12 @@ def score_one(
     evaluator.add(str(item["image_id"]), name, truth, score, forgery_map)
 
 
-def _score_share(
+def _score_shard(
     pairs: list[tuple[dict[str, Any], SavedPrediction | None]],
     read_truth: ReadTruth,
     options: ScoringOptions,
     evaluator: ForgeryEvaluator,
-) -> EvaluationShare:
+) -> EvaluationShard:
     """One process's part; each image's numbers are kept, its map is forgotten."""
     cv2.setNumThreads(1)
     evaluator.reset()
@@ -147,13 +147,13 @@ def _score_share(
         if _progress is not None:
             with _progress.get_lock():
                 _progress.value += 1
-    return evaluator.share()
+    return evaluator.shard()
 
 
 _progress: Any = None
 
 
-def _share_progress(counter: Any) -> None:
+def _count_progress(counter: Any) -> None:
     """Gives a new process the counter of finished images."""
     global _progress
     _progress = counter
@@ -161,9 +161,9 @@ def _share_progress(counter: Any) -> None:
 
 def _run(
     parts: list[list[tuple[dict[str, Any], SavedPrediction | None]]],
-    work: Callable[[list[Any]], EvaluationShare],
+    work: Callable[[list[Any]], EvaluationShard],
     report: Callable[[int], None],
-) -> Iterator[EvaluationShare]:
+) -> Iterator[EvaluationShard]:
     """Runs the parts, each in a process of its own unless there is one only."""
     if len(parts) == 1:
         yield work(parts[0])
@@ -180,7 +180,7 @@ def _run(
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        with context.Pool(len(parts), _share_progress, (counter,)) as pool:
+        with context.Pool(len(parts), _count_progress, (counter,)) as pool:
             yield from pool.imap(work, parts)
     finally:
         finished.set()
@@ -229,14 +229,14 @@ def score_predictions(
     evaluator.reset()
     processes = max(1, min(processes, len(pairs) // IMAGES_PER_PROCESS))
     parts = [pairs[start::processes] for start in range(processes)]
-    work = partial(_score_share, read_truth=read_truth, options=options, evaluator=evaluator)
-    shares = list(_run(parts, work, report))
-    columns = [share.table.columns() for share in shares]
+    work = partial(_score_shard, read_truth=read_truth, options=options, evaluator=evaluator)
+    shards = list(_run(parts, work, report))
+    columns = [shard.table.columns() for shard in shards]
     brightest = np.concatenate([part.map_maximum for part in columns])
     return ScoredSet(
-        evaluator.summarise(shares),
+        evaluator.summarise(shards),
         unused,
-        np.concatenate([part.score for part in columns]),
+        np.concatenate([part.probability for part in columns]),
         np.concatenate([part.label for part in columns]),
         float(np.nanmax(brightest)) if (~np.isnan(brightest)).any() else float("nan"),
     )

@@ -1,18 +1,17 @@
-"""The gathered numbers of all images, as columns."""
+"""The gathered numbers of all images."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
-from loupe.evaluation.measures import ImageMeasures
+from loupe.evaluation.measures import Columns, ImageMeasures
 
 
 class RecordTable:
-    """Numbers of n images, 120 bytes each, and their names.
+    """`ImageMeasures` of n images, 8 bytes for each field, and the images' names.
 
     Attributes:
         image_ids: n identifiers, each once.
@@ -48,16 +47,12 @@ class RecordTable:
 
     def extend(self, other: RecordTable) -> None:
         """Adds another table's images, each identifier once."""
-        for index, row in enumerate(other.matrix()):
-            self.append(
-                other.image_ids[index],
-                ImageMeasures(*row),
-                other.techniques[index],
-                other.sources[index],
-            )
+        names = zip(other.image_ids, other.techniques, other.sources, strict=True)
+        for row, (image_id, technique, source) in zip(other.matrix(), names, strict=True):
+            self.append(image_id, ImageMeasures(*row), technique, source)
 
     def matrix(self) -> np.ndarray:
-        """(n, fields of ImageMeasures) float64."""
+        """(n, fields of ImageMeasures) float64, in the order in which images were added."""
         numbers = np.frombuffer(self._numbers.tobytes(), dtype=np.float64)
         return numbers.reshape(-1, len(ImageMeasures._fields))
 
@@ -73,29 +68,6 @@ class RecordTable:
         return Columns(*self.matrix()[order].T)
 
 
-class Columns(NamedTuple):
-    """`ImageMeasures` of n images: every attribute (n,) float64."""
-
-    label: np.ndarray
-    score: np.ndarray
-    true_positives: np.ndarray
-    false_positives: np.ndarray
-    false_negatives: np.ndarray
-    true_negatives: np.ndarray
-    pixel_auc: np.ndarray
-    best_f1: np.ndarray
-    map_maximum: np.ndarray
-    largest_region: np.ndarray
-    benco_f1: np.ndarray
-    benco_iou: np.ndarray
-    benco_auc: np.ndarray
-    trufor_fixed: np.ndarray
-    trufor_best: np.ndarray
-
-
 def columns_of(measures: Iterable[ImageMeasures]) -> Columns:
     """Columns of measures that need no names."""
-    table = RecordTable()
-    for index, one in enumerate(measures):
-        table.append(str(index).zfill(9), one)
-    return table.columns()
+    return Columns(*np.array(list(measures), dtype=np.float64).T)
