@@ -21,7 +21,7 @@ copies (self-matching): how surely a place is found again elsewhere in the image
 are marked. The raw statistic of `STEM: forensic-copies`.
 
 An image's score is its map's 99th percentile less its median; of steps its highest value; of copies
-how much is found again, the mean square of likeness above chance. They train on nothing, so that
+how much is found again, the mean square of similarity above chance. They train on nothing, so that
 anybody gets the same maps.
 """
 
@@ -42,8 +42,8 @@ from torch.nn import functional as F
 from loupe.data.images.decoding import read_image
 from loupe.data.sources.catalog import load_dataset
 from loupe.modeling.canvas import stack_padded
-from loupe.modeling.forensic.copies import CELL, CHANCE, likeness
-from loupe.modeling.forensic.stems import QuantisationBranch
+from loupe.modeling.forensic.copies import CELL, CHANCE, self_similarity
+from loupe.modeling.forensic.quantisation import QuantisationBranch
 
 QUALITY = 90
 BOX = 9
@@ -88,8 +88,8 @@ def noise_levels(image: np.ndarray) -> np.ndarray:
 def missing_steps(image: np.ndarray) -> np.ndarray:
     """Map (H, W) float32 in [0, 1] of an image (H, W, 3) uint8 RGB."""
     pixels = torch.tensor(image).permute(2, 0, 1).float() / 127.5 - 1
-    excess, variance, _ = _quantisation().excess(stack_padded([pixels], BLOCK))
-    near, spread = (49 * F.avg_pool2d(value[:, 1:], 7, 1, 3) for value in (excess, variance))
+    blocks, _ = _quantisation().excess(*_on_canvas(pixels, BLOCK))
+    near, spread = (49 * F.avg_pool2d(value[:, 1:], 7, 1, 3) for value in blocks)
     foreign = (-near / (spread + 1).sqrt() / FOREIGN_DEVIATIONS).clamp(0, 1)
     return _at_pixels(foreign, BLOCK, image)
 
@@ -98,8 +98,14 @@ def copies(image: np.ndarray) -> np.ndarray:
     """Map (H, W) float32 in [0, 1) of an image (H, W, 3) uint8 RGB."""
     luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     luma = torch.from_numpy(luma)[None].float()
-    found, _, _ = likeness(*(stack_padded([x], CELL) for x in (luma, torch.ones_like(luma))))
-    return _at_pixels(found.amax(dim=1, keepdim=True), CELL, image)
+    similarity, _, _ = self_similarity(*_on_canvas(luma, CELL))
+    return _at_pixels(similarity.amax(dim=1, keepdim=True), CELL, image)
+
+
+def _on_canvas(pixels: torch.Tensor, multiple: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(C, H, W) -> (1, C, H', W') with sides of such multiples; and (1, H', W') bool, image."""
+    valid = torch.ones(pixels.shape[1:], dtype=torch.bool)
+    return stack_padded([pixels], multiple), stack_padded([valid], multiple)
 
 
 def _at_pixels(cells: torch.Tensor, side: int, image: np.ndarray) -> np.ndarray:
@@ -109,7 +115,7 @@ def _at_pixels(cells: torch.Tensor, side: int, image: np.ndarray) -> np.ndarray:
 
 
 def area_found(levels: np.ndarray) -> float:
-    """Mean square of likeness above chance: how much is found again, and how surely."""
+    """Mean square of similarity above chance: how much is found again, and how surely."""
     return float(np.square(np.clip(levels - CHANCE, 0, None)).mean())
 
 

@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loupe.checkpoint import encoder_weights, load_into
-from loupe.modeling.forensic.stems import ForensicStem
+from loupe.modeling.canvas import valid_patches
+from loupe.modeling.forensic.patch_embedding import STEMS as FORENSIC_STEMS
+from loupe.modeling.forensic.patch_embedding import ForensicPatchEmbedding
 
 FAMILIES = ("vit_pe_core_", "vit_pe_spatial_")
 # How names of the ViT's parts begin in the whole model.
 VIT = "backbone.vit."
-STEMS = ("patch", "forensic", "forensic-jpeg", "forensic-copies")
-# They count in grey levels, and know padding by a level that no pixel has.
-WITH_GREY_LEVELS = ("forensic-jpeg", "forensic-copies")
+STEMS = ("patch", *FORENSIC_STEMS)
 
 
 class PerceptionEncoder(Backbone):
@@ -34,7 +34,7 @@ class PerceptionEncoder(Backbone):
             Any other grid is accepted at run time (the table is then resized by timm).
         weights: "" = random, "hub" = timm's published weights, else a file (see
             `loupe.checkpoint.encoder_weights`).
-        stem: one of STEMS (see `ForensicStem`).
+        stem: One of STEMS: timm's linear patch embedding, or a forensic one.
         depth: Number of blocks kept, from the first; 0 = all.
         new_parts: Parts of the ViT that may be missing from the file of weights as a whole.
         overrides: timm arguments that differ from the published model (`patch_size`, `embed_dim`,
@@ -81,12 +81,13 @@ class PerceptionEncoder(Backbone):
             raise ValueError(
                 f"MODEL.PERCEPTION_ENCODER.STEM is {stem!r}; use one of {', '.join(STEMS)}"
             )
-        if stem != "patch":
-            self.vit.patch_embed.proj = ForensicStem(
-                self.embed_dim,
-                self.patch_size,
-                quantisation=stem in WITH_GREY_LEVELS,
-                copies=stem == "forensic-copies",
+        self.forensic = stem != "patch"
+        if self.forensic:
+            self.vit.patch_embed = ForensicPatchEmbedding(
+                embed_dim=self.embed_dim,
+                patch_size=self.vit.patch_embed.patch_size,
+                grid_size=self.grid_size,
+                kind=stem,
             )
         if weights not in ("", "hub"):
             found = encoder_weights(weights, self.vit)
@@ -101,13 +102,13 @@ class PerceptionEncoder(Backbone):
         """Shape of the patch features."""
         return {"patches": ShapeSpec(channels=self.embed_dim, stride=self.patch_size)}
 
-    def forward(self, images: Tensor, patch_valid: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         """Encodes normalised images.
 
         Args:
             images: (B, 3, H, W), both sides multiples of the patch size.
-            patch_valid: (B, h, w) bool, False = padding that no token may attend to; None = all
-                valid (and the faster kernels).
+            valid: (B, H, W) bool, True = image, False = padding; no token attends to a patch
+                without a valid pixel. None = all valid (and the faster kernels).
 
         Returns:
             `patches` (B, C, h, w) after the last norm, and `pooled` (B, C): the attention pool of
@@ -119,17 +120,17 @@ class PerceptionEncoder(Backbone):
                 f"image of {height} x {width} px: both sides must be multiples of the patch size "
                 f"{self.patch_size}; set INPUT.SIZE to such a multiple"
             )
+        patch_valid = None if valid is None else valid_patches(valid, self.patch_size)
         mask = self._token_mask(patch_valid)
-        if isinstance(self.vit.patch_embed.proj, ForensicStem):
-            self.vit.patch_embed.proj.patch_valid = patch_valid
         h, w = height // self.patch_size, width // self.patch_size
-        tokens = self.vit.forward_features(images, attn_mask=mask)
+        embedded = ForensicPatchEmbedding.with_mask(images, valid) if self.forensic else images
+        tokens = self.vit.forward_features(embedded, attn_mask=mask)
         patches = tokens[:, self.vit.num_prefix_tokens :]
         patches = patches.transpose(1, 2).reshape(len(images), self.embed_dim, h, w)
         return {"patches": patches, "pooled": self._pool(tokens, patches, mask, patch_valid)}
 
     def _token_mask(self, patch_valid: Tensor | None) -> Tensor | None:
-        """(B, 1, 1, N) bool over all tokens; prefix tokens are always valid."""
+        """(B, 1, 1, N) bool over all tokens, True = attend; prefix tokens are always valid."""
         if patch_valid is None:
             return None
         return F.pad(patch_valid.flatten(1), (self.vit.num_prefix_tokens, 0), value=True)[

@@ -12,9 +12,10 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 
-from loupe.modeling.backbone import VIT, WITH_GREY_LEVELS, PerceptionEncoder
+from loupe.modeling.backbone import VIT, PerceptionEncoder
 from loupe.modeling.classifier import PatchAwareClassifier
 from loupe.modeling.criterion import ClassificationCriterion, MaskCriterion, MaskLossWeights
+from loupe.modeling.forensic.patch_embedding import WITH_GREY_LEVELS
 from loupe.modeling.matcher import MatchingCosts
 from loupe.modeling.segmenter import Segmenter
 

@@ -40,8 +40,11 @@ class FeedForward(nn.Module):
         return self.norm(x + self.mlp(x))
 
 
-class SilentConvs(nn.Sequential):
-    """Convolutions that give 0 at first, so that a trained network can learn to hear a new part."""
+class ZeroInitConvs(nn.Sequential):
+    """Convolutions with a zero-initialised output (as in ControlNet, arXiv 2302.05543).
+
+    Adding them to a trained model leaves its output unchanged until they learn.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__(

@@ -174,7 +174,7 @@ class Loupe(nn.Module):
     def encode(self, inputs: NetworkInput) -> dict[str, Tensor]:
         """Runs the encoder, without a graph if it is frozen; features of padding are 0."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and "backbone" not in self.frozen):
-            features = self.backbone(inputs.images, inputs.patch_valid)
+            features = self.backbone(inputs.images, inputs.valid)
             if inputs.patch_valid is not None:
                 features["patches"] = features["patches"] * inputs.patch_valid[:, None]
         return features

@@ -1,4 +1,4 @@
-"""The sense for parts that an image holds twice."""
+"""Places that an image shows twice."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loupe.modeling.forensic import copies
-from loupe.modeling.forensic.copies import CELL, CopyBranch, _likeliest_shifts, likeness
-from loupe.modeling.forensic.stems import ForensicStem
+from loupe.modeling.forensic.copies import (
+    CELL,
+    CopyBranch,
+    _likeliest_shifts,
+    self_similarity,
+)
+from tests.modeling.forensic.conftest import all_valid
 from tests.pictures import as_jpeg, textured
 
 # Where the copy lies, and where it was taken from: y, x, of 48 pixels.
@@ -32,9 +37,9 @@ def as_tensor(image: np.ndarray) -> Tensor:
 
 
 def find(image: np.ndarray) -> Tensor:
-    """(h, w) of the cells: the likeness under any shift."""
-    luma = as_tensor(image)
-    return likeness(luma, torch.ones_like(luma))[0][0].amax(dim=0)
+    """(h, w) of the cells: the similarity under any shift."""
+    grey = as_tensor(image)
+    return self_similarity(grey, all_valid(grey))[0][0].amax(dim=0)
 
 
 def both_ends(shape: torch.Size) -> Tensor:
@@ -76,16 +81,16 @@ def test_stripes_and_edges_are_no_copies_of_themselves():
     assert find(edge)[4:-4, 4:-4].max() < 0.3
 
 
-def test_the_shift_of_a_copy_outvotes_chance():
-    shifts, votes = _likeliest_shifts(as_tensor(with_copy(textured(*SIZE)))[0, 0] - 128)
+def test_the_shift_of_a_copy_is_the_highest_peak():
+    shifts, peaks = _likeliest_shifts(as_tensor(with_copy(textured(*SIZE)))[0, 0] - 128)
     _, chance = _likeliest_shifts(as_tensor(textured(*SIZE))[0, 0] - 128)
     assert shifts[0].tolist() == [COPY[0] - ORIGINAL[0], COPY[1] - ORIGINAL[1]]
-    assert votes[0] > 1.5 * chance.max()
+    assert peaks[0] > 1.5 * chance.max()
 
 
 def test_a_flat_image_has_no_copies_and_no_infinities():
     flat = torch.full((1, 1, 64, 64), 7.0)
-    places, image = CopyBranch(8, 16).statistics(flat, torch.ones_like(flat))
+    places, image = CopyBranch(8, 16).statistics(flat, all_valid(flat))
     assert torch.isfinite(places).all()
     assert torch.isfinite(image).all()
     assert places.max() < 0.1
@@ -96,10 +101,10 @@ def test_padding_is_no_part_of_the_image(canvas: tuple[int, int]):
     # Of no whole number of patches, nor of cells.
     image = as_tensor(with_copy(textured(*SIZE))[:126, :157])
     exact = image[..., :124, :156]
-    found, texture, votes = likeness(exact, torch.ones_like(exact))
+    found, texture, peaks = self_similarity(exact, all_valid(exact))
     padding = (0, canvas[1] - 157, 0, canvas[0] - 126)
-    padded = likeness(F.pad(image, padding), F.pad(torch.ones_like(image), padding))
-    torch.testing.assert_close(padded[2], votes)
+    padded = self_similarity(F.pad(image, padding), F.pad(all_valid(image), padding))
+    torch.testing.assert_close(padded[2], peaks)
     for alone, with_padding in zip((found, texture), padded, strict=False):
         torch.testing.assert_close(with_padding[..., :31, :39], alone)
         assert not with_padding[..., 31:, :].any()
@@ -108,11 +113,11 @@ def test_padding_is_no_part_of_the_image(canvas: tuple[int, int]):
 
 def test_an_image_is_judged_alone_whatever_its_batch():
     images = torch.cat([as_tensor(with_copy(textured(*SIZE))), as_tensor(textured(*SIZE))])
-    inside = torch.ones_like(images)
-    inside[1, :, 96:] = 0
-    together = likeness(images * inside, inside)
+    valid = all_valid(images)
+    valid[1, 96:] = False
+    together = self_similarity(images, valid)
     for index in range(2):
-        alone = likeness(*(part[index : index + 1] for part in (images * inside, inside)))
+        alone = self_similarity(*(part[index : index + 1] for part in (images, valid)))
         for one, all_ in zip(alone, together, strict=True):
             torch.testing.assert_close(one[0], all_[index])
 
@@ -120,8 +125,8 @@ def test_an_image_is_judged_alone_whatever_its_batch():
 @pytest.mark.parametrize("size", [(4, 8), (16, 16), (24, 96), (32, 32), (32, 64)])
 def test_an_image_too_small_to_repeat_itself_does_not(size: tuple[int, int]):
     image = as_tensor(textured(*SIZE)[: size[0], : size[1]])
-    found, _, votes = likeness(image, torch.ones_like(image))
-    assert votes.min() >= 0
+    found, _, peaks = self_similarity(image, all_valid(image))
+    assert peaks.min() >= 0
     assert min(size) >= 32 or not found.any()
 
 
@@ -129,24 +134,6 @@ def test_what_is_no_peak_is_no_shift(monkeypatch: pytest.MonkeyPatch):
     # More than an image of that size has; what fills up may be no shift at all.
     monkeypatch.setattr(copies, "NUM_SHIFTS", 200)
     image = as_tensor(textured(*SIZE)[:48, :48])
-    found, _, votes = likeness(image, torch.ones_like(image))
-    assert (votes == 0).any()
-    assert not found[votes == 0].any()
-
-
-def test_the_branch_is_silent_at_first_and_then_learns():
-    stem, plain = ForensicStem(24, 16, True, copies=True), ForensicStem(24, 16, True)
-    plain.load_state_dict(stem.state_dict(), strict=False)
-    images = (as_tensor(with_copy(textured(*SIZE))) / 127.5 - 1).repeat(1, 3, 1, 1)
-    torch.testing.assert_close(stem(images), plain(images))
-    stem(images).square().sum().backward()
-    assert stem.copies.tokens[-1].weight.grad.any()
-
-
-def test_the_stem_takes_padding_from_its_images():
-    stem = ForensicStem(24, 16, True, copies=True)
-    seen = []
-    stem.copies.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
-    images = (as_tensor(textured(*SIZE)) / 127.5 - 1).repeat(1, 3, 1, 1)
-    stem(F.pad(images, (0, 32, 0, 64)))
-    torch.testing.assert_close(seen[0], F.pad(torch.ones(1, 1, 128, 160), (0, 32, 0, 64)))
+    found, _, peaks = self_similarity(image, all_valid(image))
+    assert (peaks == 0).any()
+    assert not found[peaks == 0].any()

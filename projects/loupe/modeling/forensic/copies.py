@@ -1,4 +1,25 @@
-"""Does an image hold one of its parts twice? For `STEM: forensic-copies`.
+"""Does an image show one of its places twice? Copies under a shift, from the autocorrelation.
+
+A region that was copied within an image repeats the texture of its original under one shift
+d = (y, x). Neither recompression nor rescaling of the whole image hides that, for both suffer
+nearly alike. Two steps, after Fridrich, Soukal and Lukas (DFRWS 2003):
+
+1. The likeliest shifts are peaks of the autocorrelation A(d) = sum_p I(p) I(p + d), computed from
+   the power spectrum |F|^2 (Wiener-Khinchin). The spectrum is divided by its own local mean first
+   (whitening): the correlation of neighbouring pixels would outweigh a copy otherwise.
+2. Under each shift, the similarity of a place p with p + d is
+
+       s = t / (t + e + FLOOR),
+
+   e the mean squared difference of the two windows, t the texture of the weaker one. Texture is
+   the smaller eigenvalue of the structure tensor J = mean of (g g^T), g the gradient:
+
+       t = (J_xx + J_yy) / 2 - sqrt((J_xx - J_yy)^2 / 4 + J_xy^2).
+
+   It is how much e grows when the match is off by one pixel in the direction that matters least.
+   So flat places, straight edges and stripes, which match themselves under many shifts, have t = 0.
+
+Copies that were turned or scaled are not found.
 
 B images, H W pixels, h w patches, K shifts. Cells are squares of CELL pixels.
 """
@@ -9,38 +30,42 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loupe.modeling.layers import SilentConvs
+from loupe.modeling.forensic.pixels import GREY_LEVELS, luma
+from loupe.modeling.layers import ZeroInitConvs
 
+# Side of a cell in pixels.
 CELL = 4
-# Windows in which two places are compared, in cells.
+# Side, in cells, of the windows in which two places are compared.
 WINDOW = 5
 # Shifts compared: the likeliest of the image.
 NUM_SHIFTS = 6
-# None is shorter, in pixels, for neighbours always look alike.
+# Shortest shift in pixels: places nearer than that are similar in every image.
 SHORTEST = 24
 # An image with a smaller side, in pixels, has too few shifts to choose from.
 SMALLEST = 32
-# Standard deviations, in pixels, of the two blurs whose difference is matched: the coarse one takes
-# away shades, the fine one what JPEG spoils.
+# Longest shift, as a fraction of the side: few pixels support longer ones.
+LONGEST = 0.9
+# Standard deviations in pixels of the two blurs whose difference is matched. The coarse one removes
+# shading, the fine one what JPEG damages.
 FINE, COARSE = 0.7, 3.0
-# The band of the spectrum that votes for shifts, in cycles per pixel.
-VOTING = (0.03, 0.3)
-# Texture fainter than this, in squared grey levels, is hardly found again.
+# Passband of the autocorrelation, in cycles per pixel.
+PASSBAND = (0.03, 0.3)
+# Side, in frequencies, of the neighbourhood whose mean power whitens the spectrum.
+WHITENING = 9
+# Texture fainter than this, in squared grey levels, is rarely found again.
 FLOOR = 1.0
-# Likeness up to this comes by chance.
+# Similarity up to this occurs by chance.
 CHANCE = 0.2
-# So many shifts, the best, describe the image as a whole.
+# This many shifts, the best, describe the image as a whole.
 NUM_BEST = 3
 
 
 class CopyBranch(nn.Module):
-    """Places that the image shows a second time, shifted.
+    """Similarity, texture and the best shifts, as tokens.
 
-    Copies without a turn or a change of scale repeat the texture of their originals under one
-    shift, which stands out in the image's autocorrelation (Fridrich, Soukal and Lukas 2003), and
-    does so after recompression and rescaling, for original and copy suffer nearly alike. Natural
-    images repeat themselves too, along edges and in stripes: a place counts as found again only
-    where a pixel's shift in any direction would make the match much worse.
+    Args:
+        embed_dim: Width of the tokens.
+        patch_size: A multiple of CELL, in pixels.
     """
 
     def __init__(self, embed_dim: int, patch_size: int) -> None:
@@ -48,115 +73,130 @@ class CopyBranch(nn.Module):
         self.cells = patch_size // CELL
         self.places = nn.Conv2d(5, embed_dim, 1)
         self.image = nn.Linear(2 * NUM_BEST, embed_dim)
-        self.tokens = SilentConvs(embed_dim)
+        self.tokens = ZeroInitConvs(embed_dim)
 
-    def forward(self, luma: Tensor, inside: Tensor) -> Tensor:
-        """Takes what `likeness` does; returns (B, C, h, w)."""
-        places, image = self.statistics(luma, inside)
+    def forward(self, images: Tensor, valid: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], (B, H, W) bool -> (B, C, h, w)."""
+        places, image = self.statistics(GREY_LEVELS * luma(images), valid)
         return self.tokens(self.places(places) + self.image(image)[:, :, None, None])
 
     @torch.no_grad()
-    def statistics(self, luma: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-        """What the branch learns from: of patches (B, 5, h, w) and of images (B, 2 NUM_BEST)."""
-        with torch.autocast(luma.device.type, enabled=False):
-            found, texture, votes = likeness(luma.float(), inside)
-            area = (found - CHANCE).clamp(min=0).square().sum(dim=(2, 3))
-            first = area.argmax(dim=1)
-            first = found.gather(1, first[:, None, None, None].expand(-1, 1, *found.shape[2:]))
-            found = torch.cat([found.amax(dim=1, keepdim=True), first], dim=1)
+    def statistics(self, grey: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """What the branch learns from: of patches (B, 5, h, w) and of images (B, 2 NUM_BEST).
+
+        Args:
+            grey: (B, 1, H, W) in grey levels.
+            valid: (B, H, W) bool.
+        """
+        with torch.autocast(grey.device.type, enabled=False):
+            similarity, texture, peaks = self_similarity(grey.float(), valid)
+            # How much of the image repeats under each shift, and how surely.
+            area = (similarity - CHANCE).clamp(min=0).square().sum(dim=(2, 3))
+            best = area.argmax(dim=1)[:, None, None, None].expand(-1, 1, *similarity.shape[2:])
+            similarity = torch.cat(
+                [similarity.amax(dim=1, keepdim=True), similarity.gather(1, best)], dim=1
+            )
             places = [
-                F.avg_pool2d(found, self.cells),
-                F.max_pool2d(found, self.cells),
+                F.avg_pool2d(similarity, self.cells),
+                F.max_pool2d(similarity, self.cells),
                 F.avg_pool2d(texture.log1p(), self.cells),
             ]
-            best = [area.topk(NUM_BEST)[0].log1p(), votes.topk(NUM_BEST)[0].clamp(max=40.0) / 8]
-            return torch.cat(places, dim=1), torch.cat(best, dim=1)
+            # Clamped and divided to the size of the other features.
+            image = [area.topk(NUM_BEST)[0].log1p(), peaks.topk(NUM_BEST)[0].clamp(max=40.0) / 8]
+            return torch.cat(places, dim=1), torch.cat(image, dim=1)
 
 
-def likeness(luma: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How surely each place is found again under each of the image's likeliest shifts.
+def self_similarity(grey: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How similar each place is to another one, under each of the image's likeliest shifts.
 
-    Each image is judged within its own borders, whatever it shares a batch with.
+    Images are compared one by one, each within its own borders, so that a batch changes nothing.
 
     Args:
-        luma: (B, 1, H, W) float32 grey levels, both sides multiples of CELL.
-        inside: (B, 1, H, W) float32, 1 = image, at the top left, 0 = padding.
+        grey: (B, 1, H, W) float32 in grey levels, both sides multiples of CELL.
+        valid: (B, H, W) bool, True = image, at the top left.
 
     Returns:
-        Likeness (B, K, H / CELL, W / CELL) in [0, 1), of copies and originals both; texture, the
-        mean squared slope in the direction of the least, (B, 1, H / CELL, W / CELL); and the votes
-        for each shift (B, K), in standard deviations. All 0 in padding, for shifts that a small
-        image does not have, and for images with a side below SMALLEST.
+        Similarity (B, K, H / CELL, W / CELL) in [0, 1), at both ends of each shift; texture
+        (B, 1, H / CELL, W / CELL) in squared grey levels per pixel; and the height of each shift's
+        peak (B, K), in standard deviations of the autocorrelation. All 0 in padding, for shifts
+        that a small image does not have, and for images with a side below SMALLEST.
     """
-    height, width = (side // CELL for side in luma.shape[2:])
-    found = luma.new_zeros(len(luma), NUM_SHIFTS, height, width)
-    texture = luma.new_zeros(len(luma), 1, height, width)
-    votes = luma.new_zeros(len(luma), NUM_SHIFTS)
-    for index, own in enumerate(inside[:, 0] > 0):
+    height, width = (side // CELL for side in grey.shape[2:])
+    similarity = grey.new_zeros(len(grey), NUM_SHIFTS, height, width)
+    texture = grey.new_zeros(len(grey), 1, height, width)
+    peaks = grey.new_zeros(len(grey), NUM_SHIFTS)
+    for index, own in enumerate(valid):
         h, w = (int(own.any(dim=axis).sum()) // CELL for axis in (1, 0))
         if CELL * min(h, w) < SMALLEST:
             continue
-        image = luma[index : index + 1, :, : CELL * h, : CELL * w]
+        image = grey[index : index + 1, :, : CELL * h, : CELL * w]
         smooth = _blur(image - image.mean(), FINE)
         band = smooth - _blur(image - image.mean(), COARSE)
-        texture[index, :, :h, :w] = _least_slope(smooth)[0]
-        shifts, votes[index] = _likeliest_shifts(band[0, 0])
-        likely = _compare(band[0, 0], texture[index, 0, :h, :w], shifts.tolist())
-        found[index, :, :h, :w] = likely * (votes[index] > 0)[:, None, None]
-    return found, texture, votes
+        texture[index, :, :h, :w] = _texture(smooth)[0]
+        shifts, peaks[index] = _likeliest_shifts(band[0, 0])
+        matched = _compare(band[0, 0], texture[index, 0, :h, :w], shifts.tolist())
+        similarity[index, :, :h, :w] = matched * (peaks[index] > 0)[:, None, None]
+    return similarity, texture, peaks
 
 
 def _compare(band: Tensor, texture: Tensor, shifts: list[list[int]]) -> Tensor:
-    """(H, W) and (H / CELL, W / CELL) of one image -> likeness (K, H / CELL, W / CELL).
+    """(H, W) and (H / CELL, W / CELL) of one image -> similarity (K, H / CELL, W / CELL).
 
-    What a shift moves over a border comes in at the other side: chance makes little of that.
+    `roll` wraps around; wrapped pixels rarely match, so they are not masked.
     """
     shifted = torch.stack([band.roll((-y, -x), (0, 1)) for y, x in shifts])
     difference = _mean(F.avg_pool2d((shifted - band).square()[:, None], CELL), WINDOW)[:, 0]
-    of_cells = [(round(y / CELL), round(x / CELL)) for y, x in shifts]
-    there = torch.stack([texture.roll((-y, -x), (0, 1)) for y, x in of_cells])
-    least = torch.minimum(there, texture)
-    found = least / (least + difference + FLOOR)
-    # Marked at both ends of the shift.
-    ends = [image.roll(shift, (0, 1)) for image, shift in zip(found, of_cells, strict=True)]
-    return torch.maximum(found, torch.stack(ends))
+    in_cells = [(round(y / CELL), round(x / CELL)) for y, x in shifts]
+    other_end = torch.stack([texture.roll((-y, -x), (0, 1)) for y, x in in_cells])
+    weaker = torch.minimum(other_end, texture)
+    similarity = weaker / (weaker + difference + FLOOR)
+    # The same value at the other end of the shift: both the copy and its original are marked.
+    ends = [image.roll(shift, (0, 1)) for image, shift in zip(similarity, in_cells, strict=True)]
+    return torch.maximum(similarity, torch.stack(ends))
 
 
 def _likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
-    """Peaks of the autocorrelation of an image (H, W): (K, 2) int64 as y x, and their heights (K,).
+    """Peaks of the whitened autocorrelation of an image.
 
-    Its spectrum is whitened by its surroundings first, lest the ordinary likeness of neighbours
-    decides. Heights are in standard deviations of the autocorrelation; 0 = it has no more peaks.
+    Args:
+        band: (H, W), band-passed grey levels.
+
+    Returns:
+        (K, 2) int64 as y x, highest peak first; and the heights (K,) in standard deviations of the
+        autocorrelation. 0 = the image has no further peak.
     """
     height, width = band.shape
-    power = torch.fft.rfft2(band, s=(2 * height, 2 * width)).abs().square()
-    y = torch.fft.fftfreq(2 * height, device=band.device)[:, None]
-    x = torch.fft.rfftfreq(2 * width, device=band.device)
-    low, high = ((x.square() + y.square()) / limit**2 for limit in VOTING)
-    voting = (-high).exp() * (1 - (-low).exp())
-    whitened = power / (_mean(power[None], 9)[0] + 1e-6)
-    votes = torch.fft.irfft2(whitened * voting, s=(2 * height, 2 * width))
-    # A shift and its reverse are one: half of them will do.
-    votes = votes[: height + 1]
+    # Twice the size: without zero padding shifts would wrap around.
+    size = (2 * height, 2 * width)
+    power = torch.fft.rfft2(band, s=size).abs().square()
+    y = torch.fft.fftfreq(size[0], device=band.device)[:, None]
+    x = torch.fft.rfftfreq(size[1], device=band.device)
+    low, high = ((x.square() + y.square()) / limit**2 for limit in PASSBAND)
+    passed = (-high).exp() * (1 - (-low).exp())
+    whitened = power / (_mean(power[None], WHITENING)[0] + 1e-6)
+    correlation = torch.fft.irfft2(whitened * passed, s=size)
+    # A(d) = A(-d): half of the shifts are enough.
+    correlation = correlation[: height + 1]
     y = torch.arange(height + 1, device=band.device)[:, None]
-    x = torch.fft.fftfreq(2 * width, 1 / (2 * width), device=band.device)
-    # Few pixels vote for long shifts.
+    x = torch.fft.fftfreq(size[1], 1 / size[1], device=band.device)
+    # The deviation of a sum over n pixels grows as sqrt(n), and n is the overlap of the two copies.
     overlap = (1 - y / height).clamp(min=0.1) * (1 - x.abs() / width).clamp(min=0.1)
-    votes = votes / overlap.sqrt()
+    correlation = correlation / overlap.sqrt()
     out = (y.square() + x.square() < SHORTEST**2) | ((y == 0) & (x < 0))
-    out = out | (y > 0.9 * height) | (x.abs() > 0.9 * width)
-    deviation = votes.masked_fill(out, 0.0).square().mean().sqrt()
-    # A peak counts once: the highest of a square of 4 pixels and of those around it.
-    peaks, places = F.max_pool2d(votes.masked_fill(out, 0.0)[None], 4, return_indices=True)
-    peaks = peaks.masked_fill(peaks < F.max_pool2d(peaks, 3, 1, 1), 0.0)
-    peak, index = peaks.flatten().topk(NUM_SHIFTS)
+    out = out | (y > LONGEST * height) | (x.abs() > LONGEST * width)
+    correlation = correlation.masked_fill(out, 0.0)
+    deviation = correlation.square().mean().sqrt()
+    # A peak counts once: the highest of a square of 4 x 4 pixels and of the squares around it.
+    squares, places = F.max_pool2d(correlation[None], 4, return_indices=True)
+    squares = squares.masked_fill(squares < F.max_pool2d(squares, 3, 1, 1), 0.0)
+    peak, index = squares.flatten().topk(NUM_SHIFTS)
     index = places.flatten()[index]
-    shifts = torch.stack([index // (2 * width), x[index % (2 * width)].round().long()], dim=1)
+    shifts = torch.stack([index // size[1], x[index % size[1]].round().long()], dim=1)
     return shifts, peak / (deviation + 1e-6)
 
 
-def _least_slope(image: Tensor) -> Tensor:
-    """Smaller eigenvalue of the structure tensor in windows, (B, 1, H / CELL, W / CELL).
+def _texture(image: Tensor) -> Tensor:
+    """Smaller eigenvalue of the structure tensor, (B, 1, H, W) -> (B, 1, H / CELL, W / CELL).
 
     At the border slopes are halved, so that strong stripes seem to have a little texture there.
     """
@@ -169,7 +209,7 @@ def _least_slope(image: Tensor) -> Tensor:
 
 
 def _mean(x: Tensor, side: int) -> Tensor:
-    """Over side x side neighbourhoods, one axis after the other, which is quicker."""
+    """Mean over side x side neighbourhoods, one axis after the other, which is faster."""
     x = F.avg_pool2d(x, (side, 1), 1, (side // 2, 0), count_include_pad=False)
     return F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
 
