@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from PIL import Image
 
 from loupe.checkpoint import CheckpointError, save_weights
 from loupe.config import load_config
+from loupe.data.images.decoding import turn
 from loupe.inference import LoupePredictor, find_images, write_predictions
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quick" / "loupe_stage2.yaml"
@@ -138,3 +140,19 @@ def test_a_large_jpeg_has_one_prediction_however_it_is_asked_for(
     ((_, listed),) = reducing.predict_files([tmp_path / "large.jpg"])
     assert listed.score == alone.score
     np.testing.assert_array_equal(listed.forgery_map, alone.forgery_map)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photograph_is_judged_by_its_stored_pixels(
+    predictor: LoupePredictor, tmp_path: Path, orientation: int
+) -> None:
+    stored = np.ascontiguousarray(write_image(tmp_path / "stored.png", 48, 64))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
+    plain, turned = predictor(stored), predictor(tmp_path / "turned.png")
+    ((_, listed),) = predictor.predict_files([tmp_path / "turned.png"])
+    assert turned.score == listed.score == plain.score
+    expected = turn(plain.forgery_map, orientation)
+    np.testing.assert_array_equal(turned.forgery_map, expected)
+    np.testing.assert_array_equal(listed.forgery_map, expected)

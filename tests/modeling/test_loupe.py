@@ -12,6 +12,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from loupe import Loupe, add_loupe_config
+from loupe.modeling.condition import training_condition
 from loupe.modeling.deformable_attention import DeformableAttention
 from loupe.modeling.targets import prepare_targets
 from loupe.structures import ClassifierOutput, Targets
@@ -226,17 +227,37 @@ def test_each_region_is_a_target(tiny_model: Loupe, make_item: MakeItem):
 # ---- The condition
 
 
-def test_training_is_conditioned_on_the_label(tiny_model: Loupe):
+def test_training_is_conditioned_on_the_label():
     labels = torch.tensor([0.0, 1.0])
-    assert torch.equal(tiny_model._training_condition(labels), labels)
+    assert torch.equal(training_condition(labels, None, jitter=0.0, predicted=0.0), labels)
 
 
-def test_jitter_moves_the_label_towards_one_half_and_not_beyond(build: Build):
-    model = build("MODEL.SEGMENTER.CONDITION_JITTER", 0.4)
-    soft = model._training_condition(torch.tensor([0.0, 1.0]).repeat(100)).view(100, 2)
+def test_jitter_moves_the_label_towards_one_half_and_not_beyond():
+    labels = torch.tensor([0.0, 1.0]).repeat(100)
+    soft = training_condition(labels, None, jitter=0.4, predicted=0.0).view(100, 2)
     assert 0 <= soft[:, 0].min() < 0.02
     assert 0.18 < soft[:, 0].max() <= 0.2
     assert 0.8 <= soft[:, 1].min() < 0.82
+
+
+def test_a_share_of_the_images_is_conditioned_on_the_prediction():
+    labels, probability = torch.ones(1000), torch.full((1000,), 0.3, requires_grad=True)
+    condition = training_condition(labels, probability, jitter=0.0, predicted=0.25)
+    assert sorted(set(condition.tolist())) == [pytest.approx(0.3), 1.0]
+    assert 200 < (condition < 1).sum() < 300
+    assert not condition.requires_grad
+
+
+def test_the_configured_share_reaches_the_segmenter(build: Build, make_item: MakeItem):
+    model = build("MODEL.SEGMENTER.PREDICTED_CONDITION", 1.0).train()
+    seen = []
+    model.segmenter.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    item = make_item(label=1)
+    model([item])
+    model.eval()
+    with torch.no_grad():
+        (answer,) = model([item])
+    assert seen[0].item() == pytest.approx(answer["forgery_score"], abs=1e-5)
 
 
 @torch.no_grad()

@@ -109,6 +109,8 @@ KEYS = {
     "MODEL.SEGMENTER.CONDITION_TOKENS": Key(1, at_least(1)),
     # In training, mix the true label towards 0.5 by up to this fraction (0 = hard labels).
     "MODEL.SEGMENTER.CONDITION_JITTER": Key(0.0, FRACTION),
+    # In training, fraction of images whose condition is the classifier's probability instead.
+    "MODEL.SEGMENTER.PREDICTED_CONDITION": Key(0.0, FRACTION),
     # Fraction of the patch map in the forgery map; 0 = the masks alone (paper). Masks learn
     # nothing from images called authentic, so there the patch map alone ranks the pixels.
     "MODEL.SEGMENTER.PATCH_SHARE": Key(0.0, FRACTION),
@@ -165,6 +167,11 @@ KEYS = {
     "DATALOADER.SAMPLER_TRAIN": Key(
         "TrainingSampler", one_of("TrainingSampler", "BalancedSampler")
     ),
+    # Instead of one sampler for all: each batch is of one set of DATASETS.TRAIN, these its images
+    # per batch (even), these the shares of the batches. [] = off. A set of large images can so have
+    # small batches; pairs of images, an even index and the next one, stay together.
+    "DATALOADER.GROUP_SIZES": Key([]),
+    "DATALOADER.GROUP_SHARES": Key([]),
     # ---- Solver
     # Passes over the training set; 0 = SOLVER.MAX_ITER optimiser steps instead.
     "SOLVER.EPOCHS": Key(0.0, at_least(0)),

@@ -18,8 +18,9 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch.utils.data import DataLoader
 
+import loupe.modeling  # noqa: F401  Registers the meta-architecture with Detectron2.
 from loupe.checkpoint import load_into, load_weights
-from loupe.data.images.decoding import read_image
+from loupe.data.images.decoding import read_image, read_orientation
 from loupe.data.sources.pairing import list_images, make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.training.loaders import EvaluationDataset
@@ -70,10 +71,14 @@ class LoupePredictor:
         Raises:
             UnreadableImageError: The file is no readable image.
         """
-        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        orientation = 1
+        if isinstance(image, np.ndarray):
+            pixels = image
+        else:
+            pixels, orientation = read_image(image), read_orientation(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(f"image is {pixels.dtype} {pixels.shape}; give uint8 (H, W, 3) RGB")
-        (answer,) = self.model([self.mapper.map_image(pixels)])
+        (answer,) = self.model([self.mapper.map_image(pixels, orientation=orientation)])
         return _prediction(answer)
 
     @torch.no_grad()

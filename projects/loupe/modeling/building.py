@@ -48,6 +48,7 @@ def model_arguments(cfg: CfgNode) -> dict[str, Any]:
         "mask_criterion": build_mask_criterion(cfg) if segmenter.ENABLED else None,
         "frozen": tuple(cfg.MODEL.FREEZE),
         "condition_jitter": segmenter.CONDITION_JITTER,
+        "predicted_condition": segmenter.PREDICTED_CONDITION,
         "patch_share": segmenter.PATCH_SHARE,
         "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": tuple(cfg.MODEL.PIXEL_STD),

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from loupe.modeling.building import model_arguments
 from loupe.modeling.canvas import NetworkInput, network_input, stack_padded
 from loupe.modeling.classifier import PatchAwareClassifier
+from loupe.modeling.condition import training_condition
 from loupe.modeling.criterion import ClassificationCriterion, MaskCriterion
-from loupe.modeling.postprocessing import network_map, paste_map
+from loupe.modeling.postprocessing import network_map, paste_map, turn_map
 from loupe.modeling.segmenter import Segmenter
 from loupe.modeling.targets import at_least_one, count_targets, prepare_targets
 from loupe.structures import ClassifierOutput, MaskOutput
@@ -64,7 +65,7 @@ class Loupe(nn.Module):
         classification_criterion: None = the classifier is not trained.
         mask_criterion: Losses of the segmenter; needed when there is one.
         frozen: Names of parts that are not trained.
-        condition_jitter: Largest fraction by which training labels are mixed towards 0.5.
+        condition_jitter, predicted_condition: See `training_condition`.
         patch_share: Fraction of the patch map in the forgery map of a model with a segmenter.
         pixel_mean: Mean of RGB pixels, 0..255.
         pixel_std: Their deviation.
@@ -81,6 +82,7 @@ class Loupe(nn.Module):
         mask_criterion: MaskCriterion | None,
         frozen: tuple[str, ...],
         condition_jitter: float,
+        predicted_condition: float,
         patch_share: float,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
@@ -91,7 +93,8 @@ class Loupe(nn.Module):
         self.segmenter = segmenter
         self.classification_criterion = classification_criterion
         self.mask_criterion = mask_criterion
-        self.condition_jitter, self.patch_share = condition_jitter, patch_share
+        self.condition_jitter, self.predicted_condition = condition_jitter, predicted_condition
+        self.patch_share = patch_share
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
         unknown = set(frozen) - set(PARTS)
@@ -152,11 +155,18 @@ class Loupe(nn.Module):
         total = at_least_one(self.loss_counts(batched_inputs) if counts is None else counts)
         features = self.encode(inputs)
         losses: dict[str, Tensor] = {}
-        if self.classification_criterion is not None:
+        classification = None
+        if self.classification_criterion is not None or self.predicted_condition:
             classification = self.classifier(**features, patch_valid=inputs.patch_valid)
+        if self.classification_criterion is not None:
             losses |= self.classification_criterion(classification, targets, total)
         if self.segmenter is not None:
-            condition = self._training_condition(targets.labels)
+            condition = training_condition(
+                targets.labels,
+                classification and classification.image_logits.float().sigmoid(),
+                jitter=self.condition_jitter,
+                predicted=self.predicted_condition,
+            )
             outputs = self.segmenter(features["patches"], condition, inputs.patch_valid)
             losses |= self.mask_criterion(outputs, targets, total, inputs.extents)
         return losses
@@ -232,10 +242,12 @@ class Loupe(nn.Module):
             )
             size = (item["height"], item["width"])
             window = item.get("window", (0, 0, item["width"], item["height"]))
+            forgery_map = paste_map(forged, item["valid_size"], window, size)
+            orientation, patch_map = item.get("orientation", 1), patch_maps[i]
             prediction = {
                 "forgery_score": float(probability[i]),
-                "forgery_map": paste_map(forged, item["valid_size"], window, size).cpu(),
-                "patch_map": None if patch_maps[i] is None else patch_maps[i].cpu(),
+                "forgery_map": turn_map(forgery_map, orientation).cpu(),
+                "patch_map": None if patch_map is None else turn_map(patch_map, orientation).cpu(),
             }
             predictions.append(prediction)
         return predictions
@@ -244,10 +256,3 @@ class Loupe(nn.Module):
         """The `LossCounts` of a batch as a float64 tensor on the CPU; they add up."""
         queries = 0 if self.segmenter is None else self.segmenter.num_queries
         return count_targets(batched_inputs, self.patch_size, queries, self.mask_criterion)
-
-    def _training_condition(self, labels: Tensor) -> Tensor:
-        """The true label, as in the paper; `condition_jitter` mixes it towards 0.5."""
-        if not self.condition_jitter:
-            return labels
-        fraction = self.condition_jitter * torch.rand_like(labels)
-        return labels * (1 - fraction) + 0.5 * fraction

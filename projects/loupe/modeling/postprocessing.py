@@ -78,6 +78,18 @@ def extend_edge(maps: Tensor, valid_size: tuple[int, int], size: tuple[int, int]
     return F.pad(maps[:, :h, :w], (0, maps.shape[2] - w, 0, maps.shape[1] - h), mode="replicate")
 
 
+def turn_map(stored: Tensor, orientation: int) -> Tensor:
+    """Turns a (h, w) map of stored pixels upright, as an EXIF orientation, 1 to 8, says."""
+    if orientation in (5, 6, 7, 8):
+        stored = stored.transpose(0, 1)
+    flipped = [
+        axis
+        for axis, orientations in enumerate(((3, 4, 7, 8), (2, 3, 6, 7)))
+        if orientation in orientations
+    ]
+    return stored.flip(flipped) if flipped else stored
+
+
 def paste_map(
     network_map: Tensor,
     valid_size: tuple[int, int],

@@ -2,7 +2,7 @@
 
 From photograph to sample: `histories` takes host and donor, `regions` cuts, `techniques` fills
 (with `inpainting`, `enhancement` and `generated`), `seams` blends, `histories` processes the whole;
-`generator` puts it together.
+`generator` puts it together. `views` are hosts and donors as people meet photographs.
 """
 
 from loupe.synthesis.generator import (
@@ -12,6 +12,7 @@ from loupe.synthesis.generator import (
     SyntheticSample,
     forge,
     make_forgery,
+    make_view,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "SyntheticSample",
     "forge",
     "make_forgery",
+    "make_view",
 ]

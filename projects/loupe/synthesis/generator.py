@@ -18,6 +18,7 @@ from loupe.synthesis.histories import (
 from loupe.synthesis.processing import add_noise, draw_jpeg
 from loupe.synthesis.regions import draw_shape
 from loupe.synthesis.seams import LOCAL, PASTED, PLAIN, join
+from loupe.synthesis.views import Donors, draw_scale, pass_on, take_view
 
 TECHNIQUES = tuple(families.TECHNIQUES)
 # A stream that says nothing else takes these; a clone is a special copy-move.
@@ -98,6 +99,34 @@ def make_forgery(
         image, mask = forge(rng, host, photographs, technique, difficulty, index)
     image, mask = post_process(rng, image, mask, size, difficulty)
     image = draw_jpeg(rng, image, *SHARED_QUALITIES) if stored else image
+    return SyntheticSample(image, mask, int(technique != AUTHENTIC), technique)
+
+
+def make_view(
+    seed: tuple[int, ...],
+    photographs: Sequence[np.ndarray],
+    size: int,
+    technique: str,
+) -> SyntheticSample:
+    """Makes one image of a view of a photograph (`synthetic.views`), forged or authentic.
+
+    Host, forgery and processing draw from random streams of their own, so that the same seed gives
+    a forged image and its authentic twin.
+
+    Args:
+        seed: of all randomness.
+        photographs: (H, W, 3) uint8 RGB; hosts and donors are views of them.
+        size: side of the image in pixels, at least 32.
+        technique: one of TECHNIQUES, or AUTHENTIC.
+    """
+    of_host, of_forgery, of_sharing = (np.random.default_rng((*seed, part)) for part in range(3))
+    drawn_size = round(size / draw_scale(of_sharing))
+    image, index = take_view(of_host, photographs, drawn_size)
+    mask = np.zeros(image.shape[:2], dtype=bool)
+    if technique != AUTHENTIC:
+        donors = Donors(of_forgery, photographs, drawn_size)
+        image, mask = forge(of_forgery, image, donors, technique, 1.0, index)
+    image, mask = pass_on(of_sharing, image, mask, size, photographs)
     return SyntheticSample(image, mask, int(technique != AUTHENTIC), technique)
 
 

@@ -15,6 +15,8 @@ from loupe.data.images.decoding import (
     read_image_and_mask,
     read_mask,
     read_size,
+    turn,
+    turn_back,
 )
 from loupe.data.sources.pairing import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
@@ -408,3 +410,9 @@ def test_a_grey_mask_has_two_sides_whatever_its_file(tmp_path, rule, ending):
     mask = read_mask(path, rule)
     assert mask.shape == (8, 12)
     assert (mask == (rule != "inverted")).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turning_back_undoes_turning(photograph, orientation):
+    there = turn(photograph, orientation)
+    np.testing.assert_array_equal(turn_back(there, orientation), photograph)

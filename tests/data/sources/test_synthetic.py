@@ -179,3 +179,17 @@ def test_a_path_with_special_characters_survives_the_name(folder):
     assert [render(entry["file_name"])[0].shape for entry in list_synthetic(name)] == [
         (48, 48, 3)
     ] * 2
+
+
+def test_views_are_a_stream_of_twins_and_leave_other_names_alone():
+    plain, views = (
+        [entry["file_name"] for entry in list_synthetic(f"synthetic://train?size=64&count=4{end}")]
+        for end in ("", "&views=1")
+    )
+    assert not any("views" in name for name in plain)
+    assert all("&views=1&" in name for name in views)
+    (authentic, nothing), (forged, mask) = (render(name) for name in views[:2])
+    assert not nothing.any()
+    assert mask.any()
+    assert (authentic == forged).all(axis=2)[mask == 0].mean() > 0.1
+    assert (authentic != forged).any(axis=2)[mask == 1].mean() > 0.3

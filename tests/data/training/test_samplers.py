@@ -5,7 +5,12 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from loupe.data.training.samplers import BalancedSampler, TrainingSampler, build_sampler
+from loupe.data.training.samplers import (
+    BalancedSampler,
+    GroupedBatches,
+    TrainingSampler,
+    build_sampler,
+)
 
 LABELS = np.array([1, 0, 0, 0, 1, 0, 0, 0, 0, 0])
 # fmt: off
@@ -109,3 +114,41 @@ def test_a_stream_skipped_by_many_passes_goes_on_exactly(name, skipped, monkeypa
     sampler = on_rank(build_sampler(name, LABELS, 3), 1, 3)
     sampler.skip(skipped)
     assert take(sampler, 30) == whole[skipped:]
+
+
+def test_grouped_batches_are_of_one_set_and_hold_pairs():
+    batches = take(GroupedBatches([100, 40], [8, 2], [0.5, 0.5], seed=3), 200)
+    assert {len(batch) for batch in batches} == {8, 2}
+    for batch in batches:
+        indices = [draw.index for draw in batch]
+        low, high = (0, 100) if len(batch) == 8 else (100, 140)
+        assert all(low <= index < high for index in indices)
+        assert all((first - low) % 2 == 0 for first in indices[::2])
+        assert [first + 1 for first in indices[::2]] == indices[1::2]
+    positions = [draw.position for batch in batches for draw in batch]
+    assert len(set(positions)) == len(positions)
+
+
+def test_grouped_batches_go_on_where_they_were_interrupted():
+    whole = take(GroupedBatches([100, 40], [8, 2], [0.7, 0.3], seed=3), 30)
+    resumed = GroupedBatches([100, 40], [8, 2], [0.7, 0.3], seed=3)
+    resumed.skip(12)
+    assert take(resumed, 18) == whole[12:]
+
+
+def test_processes_draw_other_images_of_the_same_set():
+    first, second = (
+        take(on_rank(GroupedBatches([100, 40], [8, 2], [0.5, 0.5], seed=3), rank, 2), 50)
+        for rank in range(2)
+    )
+    assert [len(batch) for batch in first] == [len(batch) for batch in second]
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("lengths", "sizes", "shares"),
+    [([10], [4, 2], [1.0]), ([10], [3], [1.0]), ([10, 10], [2, 2], [0.0, 0.0]), ([1], [2], [1.0])],
+)
+def test_groups_that_do_not_go_together_are_refused(lengths, sizes, shares):
+    with pytest.raises(ValueError, match="GROUP_SIZES"):
+        GroupedBatches(lengths, sizes, shares, seed=0)

@@ -136,7 +136,7 @@ def read_image_and_mask(
     size = read_size(image_path) if at_least else image.shape[:2]
     if mask.shape != size and mask.shape == size[::-1]:
         # Drawn on the stored pixels of a photograph taken upright: turn it as the photograph.
-        mask = _turn(mask, read_orientation(image_path))
+        mask = turn(mask, read_orientation(image_path))
     if mask.shape != size:
         if mismatch != "resize":
             raise MaskSizeError(
@@ -151,8 +151,11 @@ def read_image_and_mask(
 
 def read_orientation(path: str | Path) -> int:
     """EXIF orientation of an image file, 1 to 8; 1 (upright) if there is none or it is broken."""
-    with Image.open(path) as image:
-        return _orientation(image)
+    try:
+        with Image.open(path) as image:
+            return _orientation(image)
+    except (OSError, SyntaxError, ValueError):
+        return 1  # Pillow does not know the file; OpenCV, which reads it then, turns nothing.
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
@@ -220,7 +223,7 @@ def _pixels_of(image: ImageFile.ImageFile) -> np.ndarray:
         image = image.convert("RGBA")
     elif image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F") and image.mode[:2] != "I;":
         image = image.convert("RGBA" if image.mode in ("La", "RGBa") else "RGB")
-    return _turn(np.asarray(image), orientation)
+    return turn(np.asarray(image), orientation)
 
 
 def _pixels_of_jpeg(image: ImageFile.ImageFile, data: bytes, at_least: int) -> np.ndarray:
@@ -238,11 +241,17 @@ def _pixels_of_jpeg(image: ImageFile.ImageFile, data: bytes, at_least: int) -> n
         return _pixels_of(image)
     if pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    return _turn(pixels, _orientation(image))
+    return turn(pixels, _orientation(image))
 
 
-def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns stored pixels as an EXIF orientation says."""
+def turn_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns upright pixels as they are stored: the inverse of `turn`."""
+    # Quarter turns undo each other; every other orientation undoes itself.
+    return turn(pixels, {6: 8, 8: 6}.get(orientation, orientation))
+
+
+def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns stored pixels, (H, W) or (H, W, C), as an EXIF orientation, 1 to 8, says."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

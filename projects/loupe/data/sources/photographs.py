@@ -19,6 +19,7 @@ import numpy as np
 from loupe.data.images.decoding import UnreadableImageError, read_image, read_size
 from loupe.data.sources.manifest import read_manifest
 from loupe.data.sources.pairing import DatasetError, list_images
+from loupe.data.sources.pool import PhotographPool, is_pool
 
 SPLITS = ("train", "valid", "test")
 
@@ -87,7 +88,8 @@ def gather_photographs(split: str, further: str = "") -> Sequence[np.ndarray]:
 
     Args:
         split: one of SPLITS.
-        further: a folder of images, or a manifest, of which rows with label 0 count; "" = none.
+        further: a folder of images, or a manifest, of which rows with label 0 count; or the list of
+            a pool, which stands alone (`loupe.data.pool`); "" = none.
 
     Raises:
         DatasetError: the folder or manifest is not there or has no authentic image, or an image's
@@ -97,6 +99,8 @@ def gather_photographs(split: str, further: str = "") -> Sequence[np.ndarray]:
     if not further:
         return shipped
     place = Path(further)
+    if is_pool(place):
+        return PhotographPool(place)
     if place.is_file() and place.suffix.lower() == ".csv":
         paths = [entry["file_name"] for entry in read_manifest(place) if entry["label"] == 0]
     else:

@@ -7,6 +7,9 @@ perhaps with
 - `&uncropped=U`, per cent of hosts whose JPEG blocks start at the image's corner (0 by default);
 - `&reshared=R`, per cent of images that were shrunk, stored as JPEG once more, or both (0 by
   default);
+- `&views=1`, views of photographs as people meet them, in place of the draws that difficulty,
+  uncropped and reshared steer; an even index and the next one are authentic and forged twins
+  (`loupe.data.synthetic.views`);
 - `&techniques=splice+splice+copy-move`, those to take in turn, instead of all but `clone`;
 - `&without=removal+generated`, those to leave out;
 - `&photographs=PATH`, further photographs: a folder, or a manifest, of which the authentic ones
@@ -33,10 +36,11 @@ from loupe.synthesis import (
     TECHNIQUES,
     SyntheticSample,
     make_forgery,
+    make_view,
 )
 
 SCHEME = "synthetic://"
-_NUMBERS = {"size": 256, "seed": 0, "difficulty": 100, "uncropped": 0, "reshared": 0}
+_NUMBERS = {"size": 256, "seed": 0, "difficulty": 100, "uncropped": 0, "reshared": 0, "views": 0}
 _WORDS = ("techniques", "without", "photographs")
 
 
@@ -70,7 +74,9 @@ def list_synthetic(name: str) -> list[DatasetDict]:
     parsed = _parse(name, {"count": 1000})
     gather_photographs(parsed.split, parsed.photographs)
     numbers, techniques = parsed.numbers, parsed.techniques
-    stem = f"{SCHEME}{parsed.split}?" + "".join(f"{key}={numbers[key]}&" for key in _NUMBERS)
+    stem = f"{SCHEME}{parsed.split}?" + "".join(
+        f"{key}={numbers[key]}&" for key in _NUMBERS if key != "views" or numbers[key]
+    )
     if techniques != DEFAULT_TECHNIQUES:
         stem += f"techniques={'+'.join(techniques)}&"
     if parsed.photographs:
@@ -102,6 +108,7 @@ def make_sample(
     photographs: str = "",
     uncropped: int = 0,
     reshared: int = 0,
+    views: int = 0,
 ) -> SyntheticSample:
     """The sample with that index: a pure function of its arguments.
 
@@ -115,12 +122,17 @@ def make_sample(
         photographs: a folder or a manifest of further ones.
         uncropped: 0 to 100, see `make_forgery`.
         reshared: 0 to 100, see `make_forgery`.
+        views: 0, or 1 for views (`make_view`).
 
     Raises:
         DatasetError: the further photographs cannot be read.
     """
-    rng = np.random.default_rng((SPLITS.index(split), seed, index))
     technique = technique_of(index, techniques)
+    if views:
+        # An authentic image and the forged one behind it are twins.
+        twins = (SPLITS.index(split), seed, index // 2)
+        return make_view(twins, gather_photographs(split, photographs), size, technique)
+    rng = np.random.default_rng((SPLITS.index(split), seed, index))
     return make_forgery(
         rng,
         gather_photographs(split, photographs),
@@ -151,6 +163,7 @@ def render(name: str) -> tuple[np.ndarray, np.ndarray]:
         parsed.photographs,
         numbers["uncropped"],
         numbers["reshared"],
+        numbers["views"],
     )
     return sample.image, sample.mask.astype(np.float32)
 

@@ -22,7 +22,9 @@ from loupe.data.images.decoding import (
     MaskSizeError,
     UnreadableImageError,
     read_image_and_mask,
+    read_orientation,
     read_size,
+    turn_back,
 )
 from loupe.data.sources.synthetic import is_synthetic, render
 from loupe.structures import GroundTruth
@@ -115,19 +117,31 @@ class ForgeryDatasetMapper:
             image, mask, size = self._read(dataset_dict)
         except UnreadableImageError as error:
             return _error_item(dataset_dict, error)
-        item = _identity(dataset_dict) | self.map_image(image, size)
+        item = _identity(dataset_dict) | self.map_image(
+            image, size, _orientation(dataset_dict["file_name"])
+        )
         if dataset_dict.get("label") is not None:
             item["ground_truth"] = _ground_truth(dataset_dict, mask)
         return item
 
-    def map_image(self, image: np.ndarray, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    def map_image(
+        self, image: np.ndarray, size: tuple[int, int] | None = None, orientation: int = 1
+    ) -> dict[str, Any]:
         """What the model needs of one (H, W, 3) uint8 RGB image: size, pixels and window.
 
+        The model sees pixels as they are stored: blocks of JPEG and colour filter arrays lie in
+        the stored raster, and a turned photograph must not be judged otherwise than an upright one.
+        The model turns its maps upright at the end.
+
         Args:
-            image: the image, perhaps decoded at a reduced scale.
-            size: (H, W) of the whole image; None = that of `image`.
+            image: the upright image, perhaps decoded at a reduced scale.
+            size: (H, W) of the whole upright image; None = that of `image`.
+            orientation: EXIF orientation by which the stored pixels were turned upright, 1 to 8.
         """
         height, width = size or image.shape[:2]
+        if orientation != 1:
+            image = turn_back(image, orientation)
+            height, width = (width, height) if orientation >= 5 else (height, width)
         transform, window = self._to_network(height, width)
         if image.shape[:2] != (height, width):
             transform = AntialiasedResize(image.shape[:2], transform.new_size)
@@ -138,6 +152,7 @@ class ForgeryDatasetMapper:
             "image": _image_tensor(resized, self._canvas(resized)),
             "valid_size": resized.shape[:2],
             "window": window,
+            "orientation": orientation,
         }
 
     def _canvas(self, image: np.ndarray) -> tuple[int, int]:
@@ -270,6 +285,10 @@ def _image_tensor(image: np.ndarray, canvas: tuple[int, int]) -> torch.Tensor:
     padded = np.zeros((3, *canvas), dtype=np.uint8)
     padded[:, :height, :width] = image.transpose(2, 0, 1)
     return torch.from_numpy(padded)
+
+
+def _orientation(file_name: str) -> int:
+    return 1 if is_synthetic(file_name) else read_orientation(file_name)
 
 
 def _identity(dataset_dict: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from loupe.data.images.decoding import UnreadableImageError
 from loupe.data.sources.catalog import load_index
 from loupe.data.sources.index import UNLABELLED, DatasetIndex
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
-from loupe.data.training.samplers import Draw, build_sampler
+from loupe.data.training.samplers import Draw, GroupedBatches, build_sampler
 
 # So many unreadable images in a row mean that the data set is at fault, not a file.
 MAX_CONSECUTIVE_FAILURES = 100
@@ -140,19 +140,28 @@ def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
         "Training images: %d, of which %d forged", len(labels), int(np.count_nonzero(labels))
     )
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    sampler = build_sampler(cfg.DATALOADER.SAMPLER_TRAIN, labels, seed)
-    sampler.skip(start_batch * batch_size)
+    if cfg.DATALOADER.GROUP_SIZES:
+        groups = GroupedBatches(
+            [len(part) for part in parts],
+            cfg.DATALOADER.GROUP_SIZES,
+            cfg.DATALOADER.GROUP_SHARES,
+            seed,
+        )
+        groups.skip(start_batch)
+        batches: dict[str, Any] = {"batch_sampler": groups}
+    else:
+        sampler = build_sampler(cfg.DATALOADER.SAMPLER_TRAIN, labels, seed)
+        sampler.skip(start_batch * batch_size)
+        batches = {"batch_size": batch_size, "sampler": sampler, "drop_last": True}
     mapper = ForgeryDatasetMapper(cfg, is_train=True)
     dataset = TrainingDataset(ConcatDataset([_shared(part) for part in parts]), mapper, seed)
     return TrainLoader(
         DataLoader(
             dataset,
-            batch_size=batch_size,
-            sampler=sampler,
+            **batches,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=_as_list,
             worker_init_fn=_start_worker,
-            drop_last=True,
         )
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from typing import NamedTuple
 
@@ -102,6 +102,57 @@ class BalancedSampler(StreamSampler):
         for begin in _coins((self.seed, 3), start):
             for kind in kinds[begin]:
                 yield next(streams[kind])
+
+
+class GroupedBatches(Sampler):
+    """An endless stream of batches, each of one data set, of as many pairs as that set's batch has.
+
+    Sets of images of unlike sizes can so be trained on together, small images in large batches. A
+    pair is an even index and the next one. Batch b depends on the seed and b alone.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], sizes: Sequence[int], shares: Sequence[float], seed: int
+    ) -> None:
+        """Takes, of each data set, its length, its images per batch and its share of the batches.
+
+        Raises:
+            ValueError: the three do not go together.
+        """
+        if not len(lengths) == len(sizes) == len(shares) or min(lengths, default=0) < 2:
+            raise ValueError(
+                f"DATALOADER.GROUP_SIZES has {len(sizes)} entries, DATALOADER.GROUP_SHARES "
+                f"{len(shares)}; each of the {len(lengths)} sets of DATASETS.TRAIN needs one, and "
+                "two images"
+            )
+        if any(size < 2 or size % 2 for size in sizes) or min(shares) < 0 or not sum(shares):
+            raise ValueError(
+                f"DATALOADER.GROUP_SIZES {list(sizes)} must be even, DATALOADER.GROUP_SHARES "
+                f"{list(shares)} not negative"
+            )
+        self.lengths, self.sizes, self.seed = tuple(lengths), tuple(sizes), seed
+        self.shares = np.array(shares) / sum(shares)
+        self.rank = comm.get_rank()
+        self._skipped = 0
+
+    def skip(self, batches: int) -> None:
+        """Lets the stream begin behind the first so many batches."""
+        self._skipped = batches
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Batches of this process."""
+        starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        for number in count(self._skipped):
+            group = int(
+                np.random.default_rng((self.seed, number)).choice(len(self.shares), p=self.shares)
+            )
+            generator = np.random.default_rng((self.seed, number, self.rank))
+            pairs = generator.integers(self.lengths[group] // 2, size=self.sizes[group] // 2)
+            first = (number * comm.get_world_size() + self.rank) * max(self.sizes)
+            yield [
+                Draw(first + place, int(starts[group] + 2 * pairs[place // 2] + place % 2))
+                for place in range(self.sizes[group])
+            ]
 
 
 def build_sampler(name: str, labels: np.ndarray, seed: int) -> StreamSampler:

@@ -1,0 +1,34 @@
+"""What the segmenter is conditioned on in training (Sec. 2.2): how surely the image is forged."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def training_condition(
+    labels: Tensor, probability: Tensor | None, *, jitter: float, predicted: float
+) -> Tensor:
+    """The truth as in the paper, softened or replaced so that the gate is not trusted blindly.
+
+    A segmenter that was only ever told the truth leaves an image without a mask as soon as the
+    classifier is wrong. Trained on predicted conditions, too, it looks for itself.
+
+    Args:
+        labels: (B,) float, 1 = forged.
+        probability: (B,) the classifier's; needed where `predicted` is above 0.
+        jitter: largest fraction by which a label is mixed towards 0.5.
+        predicted: fraction of images whose condition is the classifier's probability instead.
+
+    Returns:
+        (B,) in [0, 1].
+    """
+    condition = labels
+    if jitter:
+        share = jitter * torch.rand_like(labels)
+        condition = labels * (1 - share) + 0.5 * share
+    if predicted:
+        assert probability is not None
+        chosen = torch.rand_like(labels) < predicted
+        condition = torch.where(chosen, probability.detach().to(labels.dtype), condition)
+    return condition

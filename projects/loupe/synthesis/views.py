@@ -1,0 +1,216 @@
+"""Forgeries of photographs as people meet them: cut out at native scale, shrunk, stored again.
+
+A *view* is a window of a photograph at some scale, perhaps stored as JPEG once more. Host and
+donors are views, and the finished image is passed on as the host was. A forged image and its
+authentic twin share host, processing and all random numbers but the forgery's: nothing but the
+forgery tells them apart.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from loupe.synthesis.camera import draw_camera, take_photograph, turn_over
+from loupe.synthesis.drawings import draw_interface
+from loupe.synthesis.processing import (
+    add_noise,
+    change_tone,
+    draw_jpeg,
+    sharpen,
+)
+
+# Luma and chroma, 64 steps each.
+Tables = tuple[tuple[int, ...], tuple[int, ...]]
+
+# Blocks of 16 pixels, so that colour at half resolution is cut on its grid, too.
+_GRID = 16
+# Of hosts: at native scale, seen by a simulated camera, drawn; all others are shrunk.
+_NATIVE, _SIMULATED, _DRAWN = 0.42, 0.08, 0.02
+_SHRUNK = (1.25, 5.0)
+# How often a shrunk view takes in all that fits, as a photograph sent on as a whole does.
+_WHOLE = 0.35
+_MOST_SHRUNK = 12.0
+# Resampling by OpenCV (which does not smooth first, but for areas) and by Pillow (which does).
+_OPENCV = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
+_PILLOW = (
+    Image.Resampling.BOX,
+    Image.Resampling.BILINEAR,
+    Image.Resampling.HAMMING,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.LANCZOS,
+)
+_QUALITIES = (60, 98)
+_TRIALS = 24
+# Donors are larger than the image, for they are scaled and turned before they are pasted.
+_DONOR_SIDE = 1.4
+# Passing on: how often the finished image is shrunk, stored as JPEG, stored twice.
+_POST_SHRINKS, _POST_STORES, _POST_STORES_TWICE = 0.22, 0.62, 0.1
+# ... blurred, sharpened, made noisy, toned.
+_POST_SHARES = np.array([0.04, 0.06, 0.04, 0.06])
+
+
+def take_view(
+    rng: np.random.Generator, photographs: Sequence[np.ndarray], size: int
+) -> tuple[np.ndarray, int]:
+    """A view for a host, (size, size, 3) uint8, and its photograph's index."""
+    kind = rng.random()
+    if kind < _DRAWN:
+        return store_at_times(rng, draw_interface(rng, size), 0.3, photographs), 0
+    if kind < _DRAWN + _SIMULATED:
+        index = int(rng.integers(len(photographs)))
+        return take_photograph(rng, photographs[index], size, draw_camera(rng)), index
+    native = kind < _DRAWN + _SIMULATED + _NATIVE
+    index = _choose(rng, photographs, size if native else 2 * size)
+    photograph = photographs[index]
+    room = min(photograph.shape[:2]) / size
+    if room < 1:  # No photograph is large enough.
+        return take_photograph(rng, photograph, size, draw_camera(rng)), index
+    if native or room < _SHRUNK[0]:
+        window = _cut(rng, photograph, size)
+        return store_at_times(rng, window, 0.25, photographs), index
+    return store_at_times(rng, _shrink_window(rng, photograph, size), 0.55, photographs), index
+
+
+class Donors(Sequence[np.ndarray]):
+    """Fresh views of photographs, as donors: each is drawn when it is asked for."""
+
+    def __init__(
+        self, rng: np.random.Generator, photographs: Sequence[np.ndarray], size: int
+    ) -> None:
+        """Takes the source of randomness and the photographs; `size` is that of the image."""
+        self._rng, self._photographs = rng, photographs
+        self._side = round(_DONOR_SIDE * size)
+
+    def __len__(self) -> int:
+        """Number of photographs."""
+        return len(self._photographs)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(S, S, 3) uint8, S being smaller where the photograph is."""
+        photograph = self._photographs[index]
+        side = min(self._side, *photograph.shape[:2])
+        room = min(photograph.shape[:2]) / side
+        if room >= _SHRUNK[0] and self._rng.random() < 0.55:
+            view = _shrink_window(self._rng, photograph, side)
+        else:
+            view = _cut(self._rng, photograph, side)
+        return store_at_times(self._rng, view, 0.4, self._photographs)
+
+
+def _choose(rng: np.random.Generator, photographs: Sequence[np.ndarray], side: int) -> int:
+    """A photograph whose sides reach that far; the largest of some where none of them does."""
+    best, largest = 0, -1
+    for _ in range(_TRIALS):
+        index = int(rng.integers(len(photographs)))
+        reach = min(photographs[index].shape[:2])
+        if reach >= side:
+            return index
+        if reach > largest:
+            best, largest = index, reach
+    return best
+
+
+def _cut(rng: np.random.Generator, photograph: np.ndarray, size: int) -> np.ndarray:
+    """A window at native scale, mostly on the grid of the photograph's own JPEG."""
+    top, left = (int(rng.integers(length - size + 1)) for length in photograph.shape[:2])
+    if rng.random() < 0.65:
+        top, left = top // _GRID * _GRID, left // _GRID * _GRID
+        return photograph[top : top + size, left : left + size].copy()
+    return turn_over(rng, photograph[top : top + size, left : left + size])
+
+
+def _shrink_window(rng: np.random.Generator, photograph: np.ndarray, size: int) -> np.ndarray:
+    """A window shrunk to (size, size, 3), perhaps sharpened and flipped."""
+    room = min(photograph.shape[:2]) / size
+    factor = np.exp(rng.uniform(np.log(_SHRUNK[0]), np.log(min(room, _SHRUNK[1]))))
+    if rng.random() < _WHOLE:
+        factor = min(room, _MOST_SHRUNK)
+    side = min(round(size * factor), *photograph.shape[:2])
+    top, left = (int(rng.integers(length - side + 1)) for length in photograph.shape[:2])
+    image = resample(rng, photograph[top : top + side, left : left + side], size)
+    if rng.random() < 0.15:
+        image = sharpen(image, rng.uniform(0.2, 1.0))
+    return turn_over(rng, image)
+
+
+def resample(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
+    """A square image at another size, (size, size, 3), by one of nine filters."""
+    number = int(rng.integers(len(_OPENCV) + len(_PILLOW)))
+    if number < len(_OPENCV):
+        return cv2.resize(image, (size, size), interpolation=_OPENCV[number])
+    method = _PILLOW[number - len(_OPENCV)]
+    return np.asarray(Image.fromarray(image).resize((size, size), method))
+
+
+def store_at_times(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    share: float,
+    photographs: Sequence[np.ndarray] = (),
+) -> np.ndarray:
+    """Stored as JPEG in that share of cases, by a camera's own tables in one of four.
+
+    Two in five of those were cropped afterwards: their blocks then begin anywhere, and as many
+    rows and columns are repeated at the far edge as went at the near one.
+    """
+    if rng.random() >= share:
+        return image
+    moved = rng.random() < 0.4
+    y, x = (int(value) for value in rng.integers(0, 8, 2)) if moved else (0, 0)
+    if moved:
+        image = np.pad(image, ((y, 8 - y), (x, 8 - x), (0, 0)), mode="reflect")
+    tables = getattr(photographs, "tables", ())
+    if tables and rng.random() < 0.25:
+        image = _save_with(image, tables[int(rng.integers(len(tables)))], rng.random() < 0.6)
+    else:
+        image = draw_jpeg(rng, image, *_QUALITIES)
+    if moved:
+        image = np.ascontiguousarray(image[y : image.shape[0] - 8 + y, x : image.shape[1] - 8 + x])
+    return image
+
+
+def _save_with(image: np.ndarray, tables: Tables, halved: bool) -> np.ndarray:
+    """The image after a JPEG with given tables; `halved` = colour at half resolution."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(
+        file, "JPEG", qtables=[list(table) for table in tables], subsampling=2 if halved else 0
+    )
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def draw_scale(rng: np.random.Generator) -> float:
+    """By how much a finished image is shrunk before it is passed on; mostly 1."""
+    return float(rng.uniform(0.5, 0.95)) if rng.random() < _POST_SHRINKS else 1.0
+
+
+def pass_on(
+    rng: np.random.Generator,
+    image: np.ndarray,
+    mask: np.ndarray,
+    size: int,
+    photographs: Sequence[np.ndarray] = (),
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shrinks to `size`, filters and stores the finished image; the mask follows."""
+    if image.shape[0] != size:
+        image = resample(rng, image, size)
+        soft = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+        mask = soft >= 0.5
+    blurs, sharpens, is_noisy, is_toned = rng.random(4) < _POST_SHARES
+    if blurs:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.7))
+    if sharpens:
+        image = sharpen(image, rng.uniform(0.2, 0.8))
+    if is_noisy:
+        image = add_noise(rng, image, rng.uniform(0.5, 2.0))
+    if is_toned:
+        image = change_tone(rng, image, 0.6, 0.02)
+    if rng.random() < _POST_STORES:
+        image = store_at_times(rng, image, 1.0, photographs)
+        if rng.random() < _POST_STORES_TWICE:
+            image = draw_jpeg(rng, image, *_QUALITIES)
+    return image, mask

@@ -1,0 +1,1 @@
+"""What the shipped detector is measured, calibrated and trained with."""
