@@ -19,6 +19,7 @@ from loupe.config.ranges import (
     at_least,
     between,
     each_of_three,
+    list_of,
     multiple_of,
     none_or,
     one_of,
@@ -170,8 +171,8 @@ KEYS = {
     # Instead of one sampler for all: each batch is of one set of DATASETS.TRAIN, these its images
     # per batch (even), these the shares of the batches. [] = off. A set of large images can so have
     # small batches; pairs of images, an even index and the next one, stay together.
-    "DATALOADER.GROUP_SIZES": Key([]),
-    "DATALOADER.GROUP_SHARES": Key([]),
+    "DATALOADER.GROUP_SIZES": Key([], list_of(at_least(2))),
+    "DATALOADER.GROUP_SHARES": Key([], list_of(at_least(0))),
     # ---- Solver
     # Passes over the training set; 0 = SOLVER.MAX_ITER optimiser steps instead.
     "SOLVER.EPOCHS": Key(0.0, at_least(0)),

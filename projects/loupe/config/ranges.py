@@ -65,6 +65,14 @@ def each_of_three(other: Range) -> Range:
     )
 
 
+def list_of(other: Range) -> Range:
+    """A list, perhaps empty, of values that each lie in another range."""
+    return Range(
+        f"a list of values, each {other.words}",
+        lambda value: not isinstance(value, str) and all(map(other.holds, value)),
+    )
+
+
 def multiple_of(unit: int) -> Range:
     """Positive multiples of a whole number."""
     return Range(f"a positive multiple of {unit}", lambda value: value > 0 and value % unit == 0)
