@@ -1,6 +1,7 @@
 """Weights: reading and writing them strictly, and the names that released models give them."""
 
 from loupe.checkpoint.files import encoder_weights, load_into, load_weights, save_weights
+from loupe.checkpoint.formats import read_torch, write_torch
 from loupe.checkpoint.released import (
     EMPTY_WEIGHT,
     ENCODER_NAMES,
@@ -24,6 +25,8 @@ __all__ = [
     "is_original_encoder",
     "load_into",
     "load_weights",
+    "read_torch",
     "save_weights",
     "to_released",
+    "write_torch",
 ]

@@ -5,15 +5,19 @@ No pickled code is ever run; every key of a file must find its place, and every 
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from loupe.checkpoint.formats import (
+    read_safetensors,
+    read_torch,
+    write_safetensors,
+    write_torch,
+)
 from loupe.checkpoint.released import from_original_encoder, is_original_encoder
 from loupe.checkpoint.weights import CheckpointError, Weights
 from loupe.model_zoo import ShippedWeightsError, is_shipped, shipped_file
@@ -31,25 +35,12 @@ def load_weights(path: str | Path) -> Weights:
     path = _file(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; check MODEL.WEIGHTS or the path given")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: damaged, no torch file, or it holds more than tensors, and reading that "
-            "could run code; refused. Ask for a .safetensors file, or save the state_dict alone"
-        ) from error
-    except Exception as error:  # torch and safetensors raise many types for a damaged file.
-        raise CheckpointError(
-            f"{path}: not readable as weights ({error}); expected .safetensors, or a torch file "
-            "that holds tensors only"
-        ) from error
+    content = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     for key in ("model", "state_dict", "module"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(
-        isinstance(value, Tensor) for value in content.values()
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
         raise CheckpointError(f"{path}: holds no table of tensors (nor `model` or `state_dict`)")
     return {name.removeprefix("module."): value for name, value in content.items()}
@@ -67,12 +58,11 @@ def _file(path: str | Path) -> Path:
 def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
     """Writes `.safetensors`, or a torch file `{"model": weights}` for any other ending."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     if path.suffix == ".safetensors":
-        save_file(tensors, path)
+        write_safetensors(tensors, path)
     else:
-        torch.save({"model": tensors}, path)
+        write_torch({"model": tensors}, path)
 
 
 def load_into(
