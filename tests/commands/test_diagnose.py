@@ -57,12 +57,12 @@ def run(folder: Path, output: Path, *options: str) -> dict:
 @pytest.mark.parametrize("resize", ["squash", "pad", "crop", "native"])
 def test_a_report_is_written_and_a_bad_image_is_named(resize: str, folder: Path, tmp_path: Path):
     content = run(folder, tmp_path, "INPUT.RESIZE", resize)
-    facts = content["facts"]
-    assert (facts["forged"], facts["authentic"], facts["left_out"]) == (3, 3, 1)
+    facts, counts = content["facts"], content["facts"]["counts"]
+    assert (counts["forged"], counts["authentic"], counts["unreadable"]) == (3, 3, 1)
     assert "bad.png" in next(iter(content["left_out"]))
-    assert facts["pseudo_labels"]["images"] == 3
-    assert facts["condition"]["told_apart"] > 0
-    assert facts["masks"]["prior_auc"] > 0.5
+    assert facts["views"]["patch map"]["pixel/AUC-image"] > 0
+    assert facts["condition"]["told apart"] > 0
+    assert facts["views"]["centre prior"]["pixel/AUC-image"] > 0.5
     report = (tmp_path / "diagnosis.md").read_text()
     assert report.startswith("# Diagnosis of ")
     assert all(finding["remedy"][1:] in report for finding in content["findings"])
@@ -77,8 +77,8 @@ def test_a_model_without_condition_is_diagnosed(folder: Path, tmp_path: Path):
     words += ["--weights", str(tmp_path / "none.pth"), *options]
     diagnose.main(diagnose.parse_arguments(words))
     facts = json.loads((tmp_path / "diagnosis.json").read_text())["facts"]
-    assert facts["condition"]["told_apart"] is None
-    assert "There is none." in (tmp_path / "diagnosis.md").read_text()
+    assert facts["condition"]["told apart"] is None
+    assert "told forged |" not in (tmp_path / "diagnosis.md").read_text()
 
 
 def test_images_without_labels_are_refused(folder: Path, tmp_path: Path):

@@ -1,25 +1,16 @@
-"""Facts of a diagnosis on images whose answer is known; every signature on a case made for it."""
+"""Facts of a diagnosis on images whose truth is known; every pattern on a case made for it."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from loupe.evaluation.diagnosis import (
-    Diagnosis,
-    ModelAnswer,
-    centre_prior,
-    examine,
-    f1_and_iou,
-    on_grid,
-)
+from loupe.evaluation.diagnosis import ConditionedPrediction, Diagnosis, centre_prior, on_grid
 from loupe.evaluation.diagnosis_report import markdown
-from loupe.evaluation.signatures import SIGNATURES, find_signatures
+from loupe.evaluation.patterns import RULES, find_patterns
 from loupe.structures import GroundTruth
 
 SIDE, GRID, IMAGES = 64, (8, 8), 40
@@ -52,7 +43,7 @@ def patches_of(map_: np.ndarray) -> np.ndarray:
 
 
 class Case:
-    """A model's answers on as many forged as authentic images; a good model by default."""
+    """A model's predictions on as many forged as authentic images; a good model by default."""
 
     forged_score: tuple[float, float] = (0.95, 1.0)
     authentic_score: tuple[float, float] = (0.0, 0.05)
@@ -73,7 +64,7 @@ class Case:
             mask = mask_of(index) if forged else np.zeros((SIDE, SIDE), bool)
             own = (self.forged_map if forged else self.authentic_map)(mask, generator)
             told = self.told_forged or self.forged_map
-            answer = ModelAnswer(
+            prediction = ConditionedPrediction(
                 float(generator.uniform(*(self.forged_score if forged else self.authentic_score))),
                 own,
                 self.told_authentic(mask, generator),
@@ -82,11 +73,11 @@ class Case:
             )
             technique = ("splice", "removal")[index // 2 % 2] if forged else ""
             truth = GroundTruth(int(forged), mask if forged else None, technique)
-            diagnosis.add(answer, truth)
+            diagnosis.add(str(index), prediction, truth)
         return diagnosis.facts()
 
     def found(self) -> set[str]:
-        return {finding.name for finding in find_signatures(self.facts())}
+        return {pattern.name for pattern in find_patterns(self.facts())}
 
 
 def half_as_strong(mask: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -147,18 +138,18 @@ CASES = {
     "patch map worse than mask": Case(patch_map=dilated),
     "probabilities cannot be trusted": Case(forged_score=(0.55, 0.6)),
     "the condition has no effect": Case(told_authentic=certain, told_forged=certain),
-    "wrong verdicts cost masks": Case(forged_map=half_the_region, told_forged=good_map),
+    "wrong conditions cost masks": Case(forged_map=half_the_region, told_forged=good_map),
     "false alarms on authentic images": Case(authentic_map=alarm),
     "small regions are missed": Case(forged_map=only_large),
 }
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_a_signature_shows_in_the_case_made_for_it(name: str):
+def test_a_pattern_shows_in_the_case_made_for_it(name: str):
     assert name in CASES[name].found()
 
 
-def test_a_good_model_shows_no_signature():
+def test_a_good_model_shows_no_pattern():
     assert Case().found() == set()
 
 
@@ -168,26 +159,13 @@ def test_a_technique_that_is_missed_is_named():
     def every_other(mask: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         return (nothing if next(turn) % 2 else good_map)(mask, generator)
 
-    (finding,) = [
-        f
-        for f in find_signatures(Case(forged_map=every_other, told_forged=good_map).facts())
-        if f.name == "one technique is missed"
-    ]
-    assert "removal (10 images)" in finding.evidence
+    patterns = find_patterns(Case(forged_map=every_other, told_forged=good_map).facts())
+    (missed,) = [pattern for pattern in patterns if pattern.name == "one technique is missed"]
+    assert "removal (10 images)" in missed.evidence
 
 
-def test_every_signature_has_a_case():
-    assert {s.name for s in SIGNATURES} == CASES.keys() | {"one technique is missed"}
-    assert all(s.remedy and "\n" not in s.remedy for s in SIGNATURES)
-
-
-# ---- Facts
-
-
-def test_f1_and_iou_of_known_maps():
-    one, other = np.array([1, 1, 0, 0], bool), np.array([0, 1, 1, 0], bool)
-    assert f1_and_iou(one, other) == (0.5, pytest.approx(1 / 3))
-    assert f1_and_iou(one & False, other & False) == (1, 1)
+def test_every_rule_has_a_case():
+    assert {rule.name for rule in RULES} == CASES.keys() | {"one technique is missed"}
 
 
 def test_the_facts_of_one_image():
@@ -195,25 +173,22 @@ def test_the_facts_of_one_image():
     mask[:8, :8] = True
     own = np.zeros((16, 16), np.float32)
     own[:8, :4] = 0.9
-    answer = ModelAnswer(
-        0.8,
-        own,
-        own * 0 + 0.1,
-        np.where(mask, 0.9, 0).astype("f"),
-        np.array([[0.9, 0.0], [0.0, 0.0]]),
+    told = np.where(mask, np.float32(0.9), np.float32(0))
+    patches = np.array([[0.9, 0.0], [0.0, 0.0]], np.float32)
+    diagnosis = Diagnosis()
+    diagnosis.add(
+        "a", ConditionedPrediction(0.8, own, own * 0 + 0.1, told, patches), GroundTruth(1, mask)
     )
-    facts, _ = examine(answer, GroundTruth(1, mask))
-    assert facts.area == 0.25
-    assert facts.iou == 0.5
-    assert facts.f1 == pytest.approx(2 / 3)
-    assert (facts.patch_f1, facts.patch_iou) == (1, 1)
+    facts = diagnosis.facts()
+    f1 = {view: numbers["pixel/F1-image"] for view, numbers in facts["views"].items()}
+    assert f1["own"] == pytest.approx(2 / 3)
+    assert (f1["told authentic"], f1["told forged"]) == (0, 1)
     # Half of the one forged patch is called forged, and its mean is 0.45.
-    assert facts.grid_f1 == 0
-    assert facts.grid_best == 1
-    assert facts.told_apart == pytest.approx(0.8 / 4 + 0.1 * 3 / 4)
-    assert facts.own_to_forged == pytest.approx(0.9 / 8)
-    assert (facts.f1_told_authentic, facts.f1_told_forged) == (0, 1)
-    assert facts.auc == pytest.approx(0.75)
+    assert (f1["patch map"], f1["mask on patches"]) == (1, 0)
+    assert facts["views"]["mask on patches"]["pixel/F1-best-image"] == 1
+    assert facts["views"]["own"]["pixel/AUC-image"] == pytest.approx(0.75)
+    assert facts["condition"]["told apart"] == pytest.approx(0.8 / 4 + 0.1 * 3 / 4)
+    assert facts["condition"]["own to told forged"] == pytest.approx(0.9 / 8)
 
 
 def test_the_centre_prior_knows_the_middle_and_nothing_else():
@@ -233,58 +208,33 @@ def test_a_window_is_what_the_patch_map_shows():
         on_grid(values, (40, 0, 45, 20), (2, 2))
 
 
-def test_an_authentic_image_and_one_without_a_mask_have_no_f1():
-    own = np.full((8, 8), 0.9, np.float32)
-    authentic, levels = examine(ModelAnswer(0.2, own), GroundTruth(0, None))
-    assert math.isnan(authentic.f1)
-    assert authentic.alarm == 1
-    assert levels is None
-    unknown, _ = examine(ModelAnswer(0.2, own), GroundTruth(1, None))
-    assert math.isnan(unknown.f1)
-    assert math.isnan(unknown.area)
-
-
-def test_a_map_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"the map is \(8, 8\), the mask \(4, 4\)"):
-        examine(
-            ModelAnswer(0.5, np.zeros((8, 8), np.float32)), GroundTruth(1, np.ones((4, 4), bool))
-        )
-
-
-def test_pooled_numbers_are_those_of_all_pixels():
-    facts = Case(forged_map=half_the_region).facts()
-    hits = forged = 0
-    for index in range(1, IMAGES, 2):
-        mask = mask_of(index)
-        hits += (half_the_region(mask, np.random.default_rng(0)) > 0.5).sum()
-        forged += mask.sum()
-    assert facts["masks"]["pooled_f1"] == pytest.approx(2 * hits / (hits + forged))
-    assert facts["masks"]["pooled_best_f1"] >= facts["masks"]["pooled_f1"]
+def test_a_map_of_another_size_is_refused_by_name():
+    small = ConditionedPrediction(0.5, np.zeros((8, 8), np.float32))
+    with pytest.raises(ValueError, match=r"a\.png: the forgery map is 8x8"):
+        Diagnosis().add("a.png", small, GroundTruth(1, np.ones((4, 4), bool)))
 
 
 def test_sizes_are_quarters_of_the_forged_images_in_order():
     quarters = Case().facts()["by_size"]
-    assert [quarter["images"] for quarter in quarters] == [5, 5, 5, 5]
-    assert quarters[0]["name"].startswith("4.79%")
+    assert [quarter["images"] for quarter in quarters.values()] == [5, 5, 5, 5]
+    assert next(iter(quarters)).startswith("4.79%")
+    assert all(0.5 < quarter["centre prior"] < 1 for quarter in quarters.values())
 
 
-def test_the_report_is_finite_text_with_the_prior_beside_the_pixel_auc():
+def test_the_report_holds_patterns_and_views_and_no_markup_of_others():
     facts = Case(forged_map=half_the_region).facts()
-    report = markdown(facts, find_signatures(facts), "toy")
-    lines = report.splitlines()
-    (row,) = [i for i, line in enumerate(lines) if line.startswith("| pixel AUC (mean")]
-    assert lines[row + 1].startswith("| pixel AUC of the centre prior | 0.")
+    report = markdown(facts, find_patterns(facts), "<script>")
     assert "**patch map better than mask**" in report
-    assert "Gap +" in report
+    assert "\n| centre prior | " in report
     assert "nan" not in report
-    json.dumps(facts, allow_nan=False)
+    assert "<script>" not in report
 
 
 def test_a_set_of_nothing_but_authentic_images_is_diagnosed():
     diagnosis = Diagnosis()
     for _ in range(3):
-        diagnosis.add(ModelAnswer(0.01, np.zeros((8, 8), np.float32)), GroundTruth(0, None))
+        blank = ConditionedPrediction(0.01, np.zeros((8, 8), np.float32))
+        diagnosis.add("a", blank, GroundTruth(0, None))
     facts = diagnosis.facts()
-    report = markdown(facts, find_signatures(facts), "toy")
-    assert facts["masks"]["auc"] is None
-    assert "Nothing that is known to go wrong." in report
+    assert np.isnan(facts["views"]["own"]["pixel/AUC-image"])
+    assert "Nothing that is known to go wrong." in markdown(facts, find_patterns(facts), "toy")

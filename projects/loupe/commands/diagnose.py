@@ -12,7 +12,6 @@ An image that cannot be used is counted, it ends nothing.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,14 @@ import torch
 
 from loupe.config import load_config
 from loupe.data.training.loaders import build_test_loader
-from loupe.evaluation.diagnosis import Diagnosis, ModelAnswer
+from loupe.evaluation.diagnosis import ConditionedPrediction, Diagnosis
 from loupe.evaluation.diagnosis_report import markdown
-from loupe.evaluation.signatures import find_signatures
+from loupe.evaluation.patterns import find_patterns
 from loupe.inference import LoupePredictor
 from loupe.modeling.loupe import ClassifiedBatch, Loupe
+from loupe.writing import write_json, write_text
 
-# The logit of a verdict that leaves no doubt.
+# A logit whose sigmoid is 1 in float32.
 CERTAIN = 30.0
 
 
@@ -46,15 +46,15 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 def told(
     model: Loupe, batch: list[dict[str, Any]], perception: ClassifiedBatch, logit: float
 ) -> list:
-    """The model's answers if the verdict were this."""
+    """The model's predictions if the image logit were this."""
     verdict = perception.classification
     certain = verdict._replace(image_logits=torch.full_like(verdict.image_logits, logit))
     return model.predict(batch, perception._replace(classification=certain))
 
 
 @torch.no_grad()
-def answers_of(model: Loupe, batch: list[dict[str, Any]]) -> list[ModelAnswer]:
-    """What the model says about readable images, also if it is told the verdict."""
+def predictions_of(model: Loupe, batch: list[dict[str, Any]]) -> list[ConditionedPrediction]:
+    """What the model predicts for readable images, also if it is told the condition."""
     perception = model.classify(batch)
     own = model.predict(batch, perception)
     conditional = model.segmenter is not None and model.segmenter.condition_embeddings is not None
@@ -66,13 +66,13 @@ def answers_of(model: Loupe, batch: list[dict[str, Any]]) -> list[ModelAnswer]:
             for a, f in zip(authentic, forged, strict=True)
         ]
     return [
-        ModelAnswer(
-            answer["forgery_score"],
-            answer["forgery_map"].numpy(),
+        ConditionedPrediction(
+            prediction["forgery_score"],
+            prediction["forgery_map"].numpy(),
             *pair,
-            *patch_map_and_window(item, answer["patch_map"], model.backbone.size_divisibility),
+            *patch_map_and_window(item, prediction["patch_map"], model.backbone.size_divisibility),
         )
-        for item, answer, pair in zip(batch, own, pairs, strict=True)
+        for item, prediction, pair in zip(batch, own, pairs, strict=True)
     ]
 
 
@@ -111,9 +111,9 @@ def examine(predictor: LoupePredictor, dataset: str) -> Diagnosis:
         usable = [item for item in batch if "image" in item and "ground_truth" in item]
         if not usable:
             continue
-        for item, answer in zip(usable, answers_of(predictor.model, usable), strict=True):
+        for item, prediction in zip(usable, predictions_of(predictor.model, usable), strict=True):
             try:
-                diagnosis.add(answer, item["ground_truth"])
+                diagnosis.add(item["file_name"], prediction, item["ground_truth"])
                 examined += 1
             except ValueError as error:
                 diagnosis.leave_out(item["file_name"], str(error))
@@ -127,17 +127,15 @@ def main(arguments: argparse.Namespace) -> int:
     cfg = load_config(arguments.config_file, arguments.opts)
     diagnosis = examine(LoupePredictor(cfg, arguments.weights), arguments.dataset)
     facts = diagnosis.facts()
-    findings = find_signatures(facts)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    report = markdown(facts, findings, arguments.dataset)
-    (arguments.output / "diagnosis.md").write_text(report)
+    patterns = find_patterns(facts)
+    report = markdown(facts, patterns, arguments.dataset)
+    write_text(arguments.output / "diagnosis.md", report)
     content = {
         "dataset": arguments.dataset,
-        "findings": [finding._asdict() for finding in findings],
+        "findings": [pattern._asdict() for pattern in patterns],
         "facts": facts,
         "left_out": diagnosis.left_out,
     }
-    text = json.dumps(content, indent=1, allow_nan=False)
-    (arguments.output / "diagnosis.json").write_text(text + "\n")
+    write_json(arguments.output / "diagnosis.json", content)
     print(report)
     return 1 if diagnosis.left_out else 0

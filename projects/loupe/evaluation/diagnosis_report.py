@@ -2,126 +2,81 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from loupe.evaluation.signatures import Facts, Finding, at
+from loupe.evaluation.patterns import Facts, Pattern
+from loupe.writing import markdown_table, markdown_text
+
+_METRICS = (
+    *("pixel/F1-image", "pixel/IoU-image", "pixel/F1-best-image", "pixel/AUC-image"),
+    "pixel/F1-pooled",
+)
+_GROUP = ("images", "probability", *_METRICS[:4], "centre prior")
+
+NOTHING = "Nothing that is known to go wrong."
+VIEWS_TEXT = """Of forged images: the model's own map, what it gives when told the condition, a bump
+in the middle; on the patch grid, the patch map (the pseudo-label of adaptation) and the mask.
+"""
 
 
-def markdown(facts: Facts, findings: Sequence[Finding], title: str) -> str:
+def markdown(facts: Facts, patterns: Sequence[Pattern], title: str) -> str:
     """The report: what was found and what to do, then the numbers behind it."""
-    lines = [
-        f"# Diagnosis of {title}",
-        "",
-        f"{facts['images']} images: {facts['forged']} forged ({facts['with_mask']} with a mask), "
-        f"{facts['authentic']} authentic; {facts['left_out']} left out.",
-        "",
-        "## Found",
-        "",
-    ]
-    lines += [
-        f"- **{finding.name}**: {finding.evidence}. *{finding.remedy[:1].upper()}"
-        f"{finding.remedy[1:]}.*"
-        for finding in findings
-    ] or ["Nothing that is known to go wrong."]
-    lines += _classifier(facts) + _masks(facts) + _pseudo_labels(facts) + _condition(facts)
-    lines += _groups("Errors by size of the forged region (quarters of the images)", facts, "size")
-    lines += _groups("Errors by technique", facts, "technique")
-    return "\n".join(lines) + "\n"
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    lines = ["", "| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
-    return lines + ["| " + " | ".join(map(_text, row)) + " |" for row in rows]
-
-
-def _rows(facts: Facts, rows: dict[str, str]) -> list[tuple[str, Any]]:
-    return [(name, at(facts, path)) for name, path in rows.items()]
-
-
-def _classifier(facts: Facts) -> list[str]:
-    names = {
-        "AUC": "classifier/auc",
-        "accuracy at 0.5": "classifier/accuracy",
-        "calibration error (ECE)": "classifier/ece",
-        "mean probability of forged images": "classifier/mean_score_forged",
-        "of authentic images": "classifier/mean_score_authentic",
+    counts, own, condition = facts["counts"], facts["views"]["own"], facts["condition"]
+    numbers = {
+        "best common threshold": facts["threshold"],
+        "F1 at that threshold (all pixels)": own["pixel/F1-best-pooled"],
+        "forged images of which no pixel is called forged": facts["empty"],
+        "authentic images with a false alarm": own["pixel/false-alarm-images"],
+        "mean probability of forged images": facts["probability"]["forged"],
+        "of authentic images": facts["probability"]["authentic"],
+        "a pixel moves from told authentic to told forged by": condition["told apart"],
+        "from the own condition to told forged by": condition["own to told forged"],
     }
+    numbers |= {name: own[name] for name in ("image/AUC", "image/Acc", "image/ECE")}
     points = [
         (
             f"{point['low']:.2f} to {point['high']:.2f}",
             point["images"],
-            point["mean_probability"],
-            point["forged_fraction"],
+            _text(point["mean_probability"]),
+            _text(point["forged_fraction"]),
         )
-        for point in facts["classifier"]["reliability"]
+        for point in facts["reliability"]
     ]
-    lines = ["", "## Is the classifier reliable?", *_table(("", "value"), _rows(facts, names))]
-    return lines + _table(("probability", "images", "said", "true"), points)
-
-
-def _masks(facts: Facts) -> list[str]:
-    names = {
-        "pixel AUC (mean over images)": "masks/auc",
-        "pixel AUC of the centre prior": "masks/prior_auc",
-        "F1 at 0.5 (mean over images)": "masks/f1",
-        "IoU at 0.5 (mean over images)": "masks/iou",
-        "F1 at each image's best threshold": "masks/best",
-        "F1 at 0.5 (all pixels)": "masks/pooled_f1",
-        "F1 at the best common threshold": "masks/pooled_best_f1",
-        "that threshold": "masks/best_threshold",
-        "forged images with an empty mask": "masks/empty",
-        "authentic images with a false alarm": "authentic_images/false_alarms",
-    }
-    return ["", "## Are the masks right?", *_table(("", "value"), _rows(facts, names))]
-
-
-def _pseudo_labels(facts: Facts) -> list[str]:
-    rows = [
-        (title, *(at(facts, f"pseudo_labels/{name}_{part}") for part in parts))
-        for title, name in (("patch map", "patch"), ("mask", "grid"))
-        for parts in [("f1", "iou", "best", "f1_if_called")]
+    views = {view: m for view, m in facts["views"].items() if not math.isnan(m["pixel/F1-image"])}
+    parts = [
+        f"# Diagnosis of {markdown_text(title)}\n",
+        f"{counts['images']} images: {counts['forged']} forged ({counts['with-mask']} with a mask)"
+        f", {counts['authentic']} authentic; {counts['unreadable']} left out.\n",
+        "## Found\n",
+        "\n".join(map(_line, patterns)) + "\n"
+        if patterns
+        else "Nothing that is known to go wrong.\n",
+        "## Are the masks right?\n",
+        VIEWS_TEXT,
+        _table("view", views, _METRICS),
+        markdown_table(("", "value"), [(name, _text(value)) for name, value in numbers.items()]),
+        "## Are the probabilities right?\n",
+        markdown_table(("probability", "images", "said", "true"), points),
     ]
-    gap = at(facts, "pseudo_labels/gap_f1")
-    words = "There is nothing to compare."
-    if gap is not None:
-        what = "can help" if gap > 0 else "has nothing to teach on average"
-        words = f"Gap {gap:+.3f}: adaptation, which learns from the patch map, {what}."
-    head = ("on the patch grid", "F1", "IoU", "best F1", "F1 where called forged")
-    return ["", "## Are the pseudo-labels better than the masks?", *_table(head, rows), "", words]
+    for kind, words in (("by_size", "size of the forged region"), ("by_technique", "technique")):
+        if facts[kind]:
+            parts += [f"## Errors by {words}\n", _table(words, facts[kind], _GROUP)]
+    return "\n".join(parts)
 
 
-def _condition(facts: Facts) -> list[str]:
-    if at(facts, "condition/told_apart") is None:
-        return ["", "## What does the condition do?", "", "There is none."]
-    rows = [
-        ("told authentic", at(facts, "condition/f1_told_authentic")),
-        ("own verdict", at(facts, "condition/f1_own")),
-        ("told forged", at(facts, "condition/f1_told_forged")),
-    ]
-    apart = at(facts, "condition/told_apart")
-    own = at(facts, "condition/own_to_told_forged")
-    words = f"Mean difference of a pixel: told forged to told authentic {apart:.4f}"
-    return [
-        "",
-        "## What does the condition do?",
-        *_table(("", "F1 of forged images"), rows),
-        "",
-        f"{words}, told forged to own verdict {own:.4f}.",
-    ]
+def _line(pattern: Pattern) -> str:
+    name, evidence, remedy = map(markdown_text, pattern)
+    return f"- **{name}**: {evidence}. *{remedy[:1].upper()}{remedy[1:]}.*"
 
 
-def _groups(title: str, facts: Facts, kind: str) -> list[str]:
-    groups = facts[f"by_{kind}"]
-    if not groups:
-        return []
-    names = ("images", "score", "f1", "iou", "best", "auc", "prior_auc")
-    head = (kind, "images", "probability", "F1", "IoU", "best F1", "pixel AUC", "centre prior")
-    rows = [(group["name"], *(group[name] for name in names)) for group in groups]
-    return ["", f"## {title}", *_table(head, rows)]
+def _table(title: str, rows: dict[str, dict[str, float]], names: Sequence[str]) -> str:
+    cells = [(row, *(_text(numbers[name]) for name in names)) for row, numbers in rows.items()]
+    return markdown_table((title, *names), cells)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.3f}"
+    return str(value)

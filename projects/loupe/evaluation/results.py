@@ -20,6 +20,7 @@ from loupe.writing import plain
 MAX_GROUPS = 50
 # Pooled metrics that binning may have changed by more say so.
 BINNING_TOLERANCE = 1e-4
+THRESHOLD_NOTE = "pixel/F1-best-pooled threshold (score >=)"
 
 
 class Estimate(NamedTuple):
@@ -158,7 +159,7 @@ def _estimate_pooled(
     threshold = best_threshold(histogram)
     if math.isnan(threshold) or repeated:
         return estimates, {}
-    return estimates, {"pixel/F1-best-pooled threshold (score >=)": threshold}
+    return estimates, {THRESHOLD_NOTE: threshold}
 
 
 def _breakdown(
