@@ -182,6 +182,7 @@ setup(
         "test": TEST,
         "dev": [*TEST, "ruff>=0.17.5,<0.18", "ninja>=1.11"],
     },
+    entry_points={"console_scripts": ["loupe = loupe.__main__:main"]},
     ext_modules=[*cpu_extensions(), *cuda_extensions()],
     cmdclass={"build_ext": BuildOperator},
     zip_safe=False,

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "robustness": {"structures", "data.sources", "data.images", "data.training", "evaluation"},
     "adaptation": {"structures", "modeling"},
     "inference": {
-        *("structures", "config", "checkpoint", "modeling", "visualization"),
+        *("structures", "config", "checkpoint", "modeling", "evaluation", "visualization"),
         *("data.sources", "data.images", "data.training"),
     },
     "trainer": {
@@ -39,7 +39,8 @@ MAY_IMPORT = {
         *("data.sources", "data.training", "visualization"),
     },
 }
-MAY_IMPORT["commands"] = MAY_IMPORT.keys() - {"install_detectron2", "solver", "synthesis", "ops"}
+MAY_IMPORT["commands"] = MAY_IMPORT.keys() - {"install_detectron2", "solver", "synthesis"}
+MAY_IMPORT["__main__"] = {"commands"}
 
 
 def dotted_name(path: Path) -> str:

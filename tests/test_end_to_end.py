@@ -10,6 +10,7 @@ import cv2
 import pytest
 
 from loupe.commands import predict, train
+from loupe.commands.command_line import parse
 from loupe.data.sources.synthetic import make_sample
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quick"
@@ -24,7 +25,7 @@ PLAIN_FORGERIES = [
 def run(config: str, output: Path, *options: str, flags: tuple[str, ...] = ()) -> dict:
     words = ["--config-file", str(CONFIGS / config), *flags, *PLAIN_FORGERIES]
     words += ["OUTPUT_DIR", str(output), *options]
-    return train.main(train.parse_arguments(words))
+    return train.work(parse("train", "", train.add_arguments, words))
 
 
 def losses(output: Path) -> list[float]:
@@ -90,7 +91,7 @@ def test_predictions_of_the_trained_model_are_written(
     words = [str(images), "--output", str(tmp_path / "out"), "--workers", "0"]
     words += ["--config-file", str(CONFIGS / "loupe_stage2.yaml")]
     words += ["--weights", str(stage2[0] / "model_best.pth"), *PLAIN_FORGERIES]
-    assert predict.main(predict.parse_arguments(words)) == 0
+    assert predict.main(words) == 0
     with (tmp_path / "out" / "predictions.csv").open() as file:
         probability = [float(row["probability"]) for row in csv.DictReader(file)]
     assert len(probability) == 4

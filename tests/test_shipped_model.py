@@ -75,7 +75,7 @@ def test_the_predicting_tool_needs_no_configuration(tmp_path: Path):
     cv2.imwrite(str(images / "a.png"), sample.image[:, :70, ::-1])
     output = tmp_path / "output"
     words = [str(images), "--output", str(output), "--workers", "0", "MODEL.DEVICE", "cpu"]
-    assert predict.main(predict.parse_arguments(words)) == 0
+    assert predict.main(words) == 0
     (row,) = csv.DictReader((output / "predictions.csv").open())
     assert 0 <= float(row["probability"]) <= 1
     assert cv2.imread(str(output / "maps" / "a.png"), cv2.IMREAD_UNCHANGED).shape == (96, 70)

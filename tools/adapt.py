@@ -1,12 +1,9 @@
 #!/usr/bin/env python
-"""The door to loupe.commands.adapt, for those who know Detectron2's tools."""
+"""The door to `loupe adapt`, for those who know Detectron2's tools."""
 
 import sys
 
-from loupe.commands.adapt import main, parse_arguments
+from loupe.commands.adapt import main
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(parse_arguments()))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""The door to loupe.commands.demo, for those who know Detectron2's tools."""
+"""The door to `loupe demo`, for those who know Detectron2's tools."""
 
-from loupe.commands.demo import main, parse_arguments
+import sys
+
+from loupe.commands.demo import main
 
 if __name__ == "__main__":
-    main(parse_arguments())
+    sys.exit(main())

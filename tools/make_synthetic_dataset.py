@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""The door to loupe.commands.synthesize, for those who know Detectron2's tools."""
+"""The door to `loupe synthesize`, for those who know Detectron2's tools."""
+
+import sys
 
 from loupe.commands.synthesize import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

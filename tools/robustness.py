@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The door to loupe.commands.robustness, for those who know Detectron2's tools."""
+"""The door to `loupe robustness`, for those who know Detectron2's tools."""
 
 import sys
 

@@ -1,11 +1,9 @@
 #!/usr/bin/env python
-"""The door to loupe.commands.train, for those who know Detectron2's tools."""
+"""The door to `loupe train`, for those who know Detectron2's tools."""
 
 import sys
 
-from loupe.commands.train import main, parse_arguments
-from loupe.trainer.processes import launch
+from loupe.commands.train import main
 
 if __name__ == "__main__":
-    launch(main, parse_arguments())
-    sys.exit(0)
+    sys.exit(main())

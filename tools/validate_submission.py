@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The door to loupe.commands.validate, for those who know Detectron2's tools."""
+"""The door to `loupe validate`, for those who know Detectron2's tools."""
 
 import sys
 

@@ -11,6 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+# An image or a pixel is called forged above this probability; in 8-bit maps, above 127.
+THRESHOLD = 0.5
+
 
 class Targets(NamedTuple):
     """What a training step is supervised with, on the network's grid.

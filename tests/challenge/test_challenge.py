@@ -459,7 +459,7 @@ def test_the_tools_write_a_submission_and_find_it_valid(form, saved, capsys):
     )
     assert writer.main([str(saved / "saved"), *common, "--output", output]) == 0
     assert validator.main([output, *common]) == 0
-    assert "3 answers written, valid" in capsys.readouterr().out
+    assert "3 images written, valid" in capsys.readouterr().out
 
 
 def test_the_validating_tool_counts_prints_and_reports_faults(ddl2025, saved, capsys):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 import torch
+from detectron2.engine import default_argument_parser
 
-from loupe.commands.train import load_config, main, parse_arguments
+from loupe.commands import train
+from loupe.commands.command_line import parse
+from loupe.config import load_config
 from tests.trainer.toy import ToyDetector
 
 
@@ -42,11 +47,26 @@ def test_a_device_that_is_named_is_kept():
     assert load_config("", ["MODEL.DEVICE", "cpu"]).MODEL.DEVICE == "cpu"
 
 
-def test_options_follow_the_flags():
-    arguments = parse_arguments(["--resume", "--num-gpus", "2", "SOLVER.EPOCHS", "2.0"])
-    assert arguments.resume
-    assert arguments.num_gpus == 2
+def test_the_options_are_those_of_detectron2():
+    def told(parser: argparse.ArgumentParser) -> dict:
+        return {a.dest: (a.option_strings, a.type, a.const) for a in parser._actions}
+
+    ours = argparse.ArgumentParser()
+    train.add_arguments(ours)
+    theirs = default_argument_parser()
+    assert told(ours) == told(theirs)
+    assert vars(ours.parse_args([])) | {"opts": []} == vars(theirs.parse_args([])) | {"opts": []}
+
+
+def test_options_and_keys_may_mix():
+    words = ["--resume", "SOLVER.EPOCHS", "2.0", "--num-gpus", "2"]
+    arguments = parse("train", "", train.add_arguments, words)
+    assert (arguments.resume, arguments.num_gpus) == (True, 2)
     assert load_config("", arguments.opts).SOLVER.EPOCHS == 2.0
+
+
+def work(*words: str) -> dict:
+    return train.work(parse("train", "", train.add_arguments, words))
 
 
 def options(folder) -> list[str]:
@@ -60,17 +80,17 @@ def options(folder) -> list[str]:
 
 
 def test_training_then_evaluating_gives_the_same_metrics(folder):
-    main(parse_arguments(options(folder)))
+    work(*options(folder))
     weights = ["MODEL.WEIGHTS", str(folder / "output" / "model_final.pth")]
-    results = main(parse_arguments(["--eval-only", *options(folder), *weights]))
+    results = work("--eval-only", *options(folder), *weights)
     assert 0 <= results["image"]["AUC"] <= 1
     config = (folder / "output" / "config.yaml").read_text()
     assert "ToyDetector" in config
 
 
 def test_resuming_goes_on_behind_the_last_checkpoint(folder):
-    main(parse_arguments(options(folder)))
-    main(parse_arguments(["--resume", *options(folder), "SOLVER.MAX_ITER", "4"]))
+    work(*options(folder))
+    work("--resume", *options(folder), "SOLVER.MAX_ITER", "4")
     state = torch.load(folder / "output" / "model_final.pth")
     assert state["iteration"] == 3
     assert state["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 4

@@ -24,6 +24,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from loupe.structures import THRESHOLD
+
 FORMATS = ("ddl2025", "ddlx2026")
 CLASS_KEY, BOXES_KEY, TRACES_KEY = (
     "Classification result",
@@ -33,8 +35,6 @@ CLASS_KEY, BOXES_KEY, TRACES_KEY = (
 CLASSES = ("real", "fake")
 BOX_SCALE = 1000
 
-# Of a pixel in DDL-2025, and of the image in DDL-X.
-THRESHOLD = 0.5
 # What the winners of DDL-X-2026 used: boxes round 8-connected regions of pixels from 0.4 on,
 # without those of fewer than 8 pixels.
 BOX_THRESHOLD = 0.4

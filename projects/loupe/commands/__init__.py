@@ -1,1 +1,1 @@
-"""The commands: argument parsing, one file for each."""
+"""The commands: argument parsing, one file for each; the work is done elsewhere."""

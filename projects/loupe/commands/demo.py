@@ -1,4 +1,6 @@
-"""The main job on an embedded default: `make demo` runs it on the CPU, in minutes.
+"""Shows all of Loupe on synthetic forgeries: `make demo` runs it on the CPU, in minutes.
+
+    loupe demo --output output/demo
 
 It types what a user would type, and says so: makes synthetic forgeries, trains stages 1 and 2 of
 `configs/quick/` on the frozen encoder that comes with the repository, evaluates on photographs that
@@ -16,17 +18,13 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
+from loupe.commands.command_line import ROOT, add_options, positive, run_command
+from loupe.writing import write_json
 
-from loupe.data.images.decoding import read_image, read_mask
-from loupe.data.sources.catalog import load_dataset
-from loupe.visualization import panel, sheet
-
-ROOT = Path(__file__).parents[3]
 # As in configs/quick/Base-Quick.yaml.
 SIZE, DIFFICULTY = 128, 60
 SHOWN = (
@@ -39,20 +37,14 @@ SHOWN = (
 )
 
 
-def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
     parser.add_argument("--output", type=Path, default=Path("output/demo"), help="folder to write")
-    parser.add_argument("--images", type=int, default=400, help="number of test images")
-    parser.add_argument(
-        "opts", nargs="*", metavar="KEY VALUE", help="changes to all configurations"
-    )
-    return parser.parse_intermixed_args(words)
+    parser.add_argument("--images", type=positive, default=400, help="number of test images")
+    add_options(parser)
 
 
-def main(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Runs all steps and times them."""
     output: Path = arguments.output.resolve()
     opts = [*arguments.opts, "MODEL.DEVICE", "cpu"]
@@ -65,15 +57,15 @@ def main(arguments: argparse.Namespace) -> None:
     if not manifest.exists():
         size = ["--size", str(SIZE), "--difficulty", str(DIFFICULTY)]
         counts = ["--train", "0", "--valid", "0", "--test", str(arguments.images)]
-        command("make_synthetic_dataset.py", "--output", str(data), *counts, *size)
+        command("synthesize", "--output", str(data), *counts, *size)
     train("loupe_stage1.yaml", output / "stage1", opts)
     train("loupe_stage2.yaml", output / "stage2", [*opts, "MODEL.WEIGHTS", first])
     # Adaptation first: the plain evaluation may end the demo.
     train("loupe_adapt.yaml", output / "adapted", [*opts, *test], "--eval-only")
     train("loupe_stage2.yaml", output / "plain", [*opts, *test], "--eval-only")
-    config = str(ROOT / "configs" / "quick" / "loupe_stage2.yaml")
-    folders = [str(data / "test" / "images"), "--output", str(output / "predictions")]
-    command("predict.py", *folders, "--config-file", config, "--weights", second, *opts)
+    options = ["--config-file", str(ROOT / "configs" / "quick" / "loupe_stage2.yaml")]
+    options += ["--weights", second, "--output", str(output / "predictions")]
+    command("predict", *options, str(data / "test" / "images"), *opts)
 
     draw(manifest, output)
     report = {name: metrics_of(output / name) for name in ("plain", "adapted")}
@@ -83,24 +75,25 @@ def main(arguments: argparse.Namespace) -> None:
         "seconds": round(time.perf_counter() - start),
         "peak_memory_gb": round(usage.ru_maxrss / 2**20, 2),
     }
-    (output / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_json(output / "metrics.json", report)
     print_table(report)
     print(f"\n{report['seconds']} s, largest process {report['peak_memory_gb']} GB")
     print(f"pictures: {output / 'sheet.png'}")
+    return 0
 
 
-def command(tool: str, *words: str) -> None:
-    """Runs a tool as a user would; its failure is ours."""
-    print("\n$", "python", f"tools/{tool}", *words, flush=True)
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / tool), *words], check=False)
+def command(name: str, *words: str) -> None:
+    """Runs a command as a user would; its failure ends the demo."""
+    print("\n$", "loupe", name, *words, flush=True)
+    done = subprocess.run([sys.executable, "-m", "loupe", name, *words], check=False)
     if done.returncode:
-        sys.exit(f"error: tools/{tool} ended with status {done.returncode}, see above")
+        raise ValueError(f"loupe {name} ended with status {done.returncode}; see above")
 
 
 def train(config: str, output: Path, opts: list[str], *flags: str) -> None:
     """Trains or evaluates with one of the quick configurations."""
     path = str(ROOT / "configs" / "quick" / config)
-    command("train_net.py", "--config-file", path, *flags, "OUTPUT_DIR", str(output), *opts)
+    command("train", "--config-file", path, *flags, "OUTPUT_DIR", str(output), *opts)
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -111,6 +104,13 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 
 def draw(manifest: Path, output: Path) -> None:
     """Draws panels of the first test images, three forged for each authentic one."""
+    import cv2
+    import numpy as np
+
+    from loupe.data.images.decoding import read_image, read_mask
+    from loupe.data.sources.catalog import load_dataset
+    from loupe.visualization import panel, sheet
+
     with (output / "predictions" / "predictions.csv").open(newline="") as file:
         scores = {Path(row["file"]).name: float(row["probability"]) for row in csv.DictReader(file)}
     entries = load_dataset(str(manifest))
@@ -139,3 +139,8 @@ def print_table(report: dict[str, Any]) -> None:
         cells = [report[kind][name] for kind in ("plain", "adapted")]
         text = [f"{c['value']:.3f} [{c['ci95'][0]:.3f}, {c['ci95'][1]:.3f}]" for c in cells]
         print(f"{name:<20}" + "".join(f"{cell:>24}" for cell in text))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("demo", __doc__, add_arguments, run, words)

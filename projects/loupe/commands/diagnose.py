@@ -1,6 +1,6 @@
 """Says why a model's numbers are what they are, and what to do first.
 
-    tools/diagnose.py DATASET --config-file FILE --weights FILE --output DIR
+    loupe diagnose DATASET --config-file FILE --weights FILE --output DIR
 
 DATASET: a name, folder or list with labels and masks, as in DATASETS.TEST. Writes to the output
 folder diagnosis.md and diagnosis.json: is the classifier reliable, are the patch maps (the
@@ -12,119 +12,28 @@ An image that cannot be used is counted, it ends nothing.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from loupe.config import load_config
-from loupe.data.training.loaders import build_test_loader
-from loupe.evaluation.diagnosis import ConditionedPrediction, Diagnosis
-from loupe.evaluation.diagnosis_report import markdown
-from loupe.evaluation.patterns import find_patterns
-from loupe.inference import LoupePredictor
-from loupe.modeling.loupe import ClassifiedBatch, Loupe
+from loupe.commands.command_line import add_config_options, read_config, run_command
 from loupe.writing import write_json, write_text
 
-# A logit whose sigmoid is 1 in float32.
-CERTAIN = 30.0
 
-
-def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
     parser.add_argument("dataset", help="data set with labels")
     parser.add_argument("--output", required=True, type=Path, help="folder to write to")
-    parser.add_argument("--config-file", required=True, help="configuration of the model")
-    parser.add_argument("--weights", help="checkpoint; by default MODEL.WEIGHTS")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configuration")
-    return parser.parse_intermixed_args(words)
+    add_config_options(parser, required=True)
 
 
-def told(
-    model: Loupe, batch: list[dict[str, Any]], perception: ClassifiedBatch, logit: float
-) -> list:
-    """The model's predictions if the image logit were this."""
-    verdict = perception.classification
-    certain = verdict._replace(image_logits=torch.full_like(verdict.image_logits, logit))
-    return model.predict(batch, perception._replace(classification=certain))
+def run(arguments: argparse.Namespace) -> int:
+    """Examines and writes."""
+    cfg = read_config(arguments)
+    from loupe.evaluation.diagnosis_report import markdown
+    from loupe.evaluation.patterns import find_patterns
+    from loupe.inference import LoupePredictor
+    from loupe.inference.diagnosed import examine
 
-
-@torch.no_grad()
-def predictions_of(model: Loupe, batch: list[dict[str, Any]]) -> list[ConditionedPrediction]:
-    """What the model predicts for readable images, also if it is told the condition."""
-    perception = model.classify(batch)
-    own = model.predict(batch, perception)
-    conditional = model.segmenter is not None and model.segmenter.condition_embeddings is not None
-    pairs = [(None, None)] * len(batch)
-    if conditional:
-        authentic, forged = (told(model, batch, perception, sign * CERTAIN) for sign in (-1, 1))
-        pairs = [
-            (a["forgery_map"].numpy(), f["forgery_map"].numpy())
-            for a, f in zip(authentic, forged, strict=True)
-        ]
-    return [
-        ConditionedPrediction(
-            prediction["forgery_score"],
-            prediction["forgery_map"].numpy(),
-            *pair,
-            *patch_map_and_window(item, prediction["patch_map"], model.backbone.size_divisibility),
-        )
-        for item, prediction, pair in zip(batch, own, pairs, strict=True)
-    ]
-
-
-def patch_map_and_window(
-    item: dict[str, Any], patch_map: torch.Tensor | None, patch: int
-) -> tuple[Any, Any]:
-    """The patches that are image, and the pixels of the image that they cover.
-
-    Args:
-        item: of the batch.
-        patch_map: (h, w) patches of the batch's canvas, which may be larger than the item.
-        patch: side of a patch in pixels of the network's input.
-    """
-    if patch_map is None:
-        return None, None
-    valid = item["valid_size"]
-    rows, columns = (-(-side // patch) for side in valid)
-    x0, y0, x1, y1 = item["window"]
-    # The last patch may be partly padding, and then reaches beyond what the image shows.
-    reach = columns * patch / valid[1], rows * patch / valid[0]
-    window = (x0, y0, x0 + (x1 - x0) * reach[0], y0 + (y1 - y0) * reach[1])
-    return patch_map[:rows, :columns].numpy(), window
-
-
-def examine(predictor: LoupePredictor, dataset: str) -> Diagnosis:
-    """Runs the model over the data set.
-
-    Raises:
-        ValueError: No image has a label.
-    """
-    diagnosis, examined = Diagnosis(), 0
-    for batch in build_test_loader(predictor.cfg, dataset):
-        for item in batch:
-            if "error" in item:
-                diagnosis.leave_out(item["file_name"], item["error"])
-        usable = [item for item in batch if "image" in item and "ground_truth" in item]
-        if not usable:
-            continue
-        for item, prediction in zip(usable, predictions_of(predictor.model, usable), strict=True):
-            try:
-                diagnosis.add(item["file_name"], prediction, item["ground_truth"])
-                examined += 1
-            except ValueError as error:
-                diagnosis.leave_out(item["file_name"], str(error))
-    if not examined:
-        raise ValueError(f"{dataset}: no image with a label could be read; a diagnosis needs truth")
-    return diagnosis
-
-
-def main(arguments: argparse.Namespace) -> int:
-    """Examines and writes; returns the exit status."""
-    cfg = load_config(arguments.config_file, arguments.opts)
     diagnosis = examine(LoupePredictor(cfg, arguments.weights), arguments.dataset)
     facts = diagnosis.facts()
     patterns = find_patterns(facts)
@@ -139,3 +48,8 @@ def main(arguments: argparse.Namespace) -> int:
     write_json(arguments.output / "diagnosis.json", content)
     print(report)
     return 1 if diagnosis.left_out else 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("diagnose", __doc__, add_arguments, run, words)

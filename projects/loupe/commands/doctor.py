@@ -1,6 +1,6 @@
 """Examines data sets before a model learns their faults.
 
-    tools/doctor.py DATASET... [--output DIR]
+    loupe doctor [--output DIR] DATASET...
 
 DATASET: a folder in a known format, a list file, or a catalogue name. A folder with several splits
 is one set for each. Finds pairs that do not fit, unreadable files, masks of the wrong size or
@@ -8,62 +8,60 @@ polarity, empty, full and grey ones, labels against masks, duplicates, leakage b
 computes the alphas of the losses. Writes doctor.json and doctor.md into DIR, and facts.jsonl, which
 lets an interrupted run go on.
 
-Exit code: 0 nothing that must be repaired, 1 there are errors, 2 could not run.
+Exit status: 0 = nothing must be repaired, 1 = there are errors, 2 = nothing was examined.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+from loupe.commands.command_line import positive, run_command, some_of
+from loupe.writing import write_json, write_text
 
-from loupe.doctor.duplicates import MAX_DISTANCE
-from loupe.doctor.examination import examine_all
-from loupe.doctor.facts import Grid
-from loupe.doctor.faults import Examined, check_duplicates, check_set
-from loupe.doctor.findings import CHECKS, SEVERITIES, Finding
-from loupe.doctor.listing import Listing, list_datasets
-from loupe.doctor.report import json_report, markdown_report
-from loupe.doctor.statistics import describe
+if TYPE_CHECKING:
+    from loupe.doctor.facts import Grid
+    from loupe.doctor.findings import Finding
+    from loupe.doctor.listing import Listing
 
 
-def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--output", type=Path, default=Path("doctor"), help="default: doctor")
     parser.add_argument("--cache", type=Path, help="default: facts.jsonl in the output")
-    parser.add_argument("--size", type=int, default=336, help="INPUT.SIZE, for the alphas")
-    parser.add_argument("--patch-size", type=int, default=14, help="for the alphas")
+    parser.add_argument("--size", type=positive, default=336, help="INPUT.SIZE, for the alphas")
+    parser.add_argument("--patch-size", type=positive, default=14, help="for the alphas")
     parser.add_argument(
         "--max-distance",
         type=int,
         default=6,
         metavar="BITS",
-        help=f"of 64 by which images that look alike may differ, 0 to {MAX_DISTANCE} (default 6)",
+        help="of 64 by which images that look alike may differ (default 6)",
     )
     parser.add_argument(
-        "--ignore", nargs="*", default=[], choices=CHECKS, metavar="CHECK", help=", ".join(CHECKS)
+        "--ignore",
+        type=some_of("loupe.doctor.findings", "CHECKS"),
+        default=[],
+        metavar="CHECK,...",
+        help="leave these findings out",
     )
     parser.add_argument(
-        "--processes", type=int, default=min(8, os.cpu_count() or 1), help="default: up to 8"
+        "--processes", type=positive, default=min(8, os.cpu_count() or 1), help="default: up to 8"
     )
-    arguments = parser.parse_args(words)
-    if not 1 <= arguments.patch_size <= arguments.size:
-        parser.error(f"--patch-size is {arguments.patch_size}; give 1 to --size ({arguments.size})")
-    if not 0 <= arguments.max_distance <= MAX_DISTANCE:
-        parser.error(f"--max-distance is {arguments.max_distance}; give 0 to {MAX_DISTANCE}")
-    return arguments
 
 
 def examine_sets(listings: list[Listing], grid: Grid, arguments: argparse.Namespace) -> list:
     """Facts of all sets, with a progress bar."""
+    from tqdm import tqdm
+
+    from loupe.doctor.examination import examine_all
+    from loupe.doctor.faults import Examined
+
     entries = [entry for listing in listings for entry in listing.entries]
     with tqdm(total=len(entries), unit="image", disable=not sys.stderr.isatty()) as bar:
         facts = examine_all(
@@ -82,6 +80,8 @@ def examine_sets(listings: list[Listing], grid: Grid, arguments: argparse.Namesp
 
 def print_summary(findings: list[Finding]) -> None:
     """One line for each finding."""
+    from loupe.doctor.findings import CHECKS
+
     for finding in findings:
         title = CHECKS[finding.check].title
         count = len(finding.items)
@@ -90,25 +90,37 @@ def print_summary(findings: list[Finding]) -> None:
         print("nothing found")
 
 
-def main(words: list[str] | None = None) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Examines, prints the findings, writes the reports."""
-    arguments = parse_arguments(words)
+    from loupe.doctor.duplicates import MAX_DISTANCE
+    from loupe.doctor.facts import Grid
+    from loupe.doctor.faults import check_duplicates, check_set
+    from loupe.doctor.findings import SEVERITIES
+    from loupe.doctor.listing import list_datasets
+    from loupe.doctor.report import json_report, markdown_report
+    from loupe.doctor.statistics import describe
+
+    if arguments.patch_size > arguments.size:
+        raise ValueError(
+            f"--patch-size is {arguments.patch_size}; give 1 to --size ({arguments.size})"
+        )
+    if not 0 <= arguments.max_distance <= MAX_DISTANCE:
+        raise ValueError(f"--max-distance is {arguments.max_distance}; give 0 to {MAX_DISTANCE}")
     grid = Grid(arguments.size, arguments.patch_size)
-    try:
-        sets = examine_sets(list_datasets(arguments.datasets), grid, arguments)
-        findings = [finding for examined in sets for finding in check_set(examined)]
-        findings += check_duplicates(sets, arguments.max_distance)
-        findings = [finding for finding in findings if finding.check not in arguments.ignore]
-        findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-        options = {"max_distance": arguments.max_distance, "ignore": arguments.ignore}
-        statistics = {examined.name: describe(examined) for examined in sets}
-        report = json_report(findings, statistics, grid, options)
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-        (arguments.output / "doctor.json").write_text(text + "\n", encoding="utf-8")
-        (arguments.output / "doctor.md").write_text(markdown_report(report), encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    sets = examine_sets(list_datasets(arguments.datasets), grid, arguments)
+    findings = [finding for examined in sets for finding in check_set(examined)]
+    findings += check_duplicates(sets, arguments.max_distance)
+    findings = [finding for finding in findings if finding.check not in arguments.ignore]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    options = {"max_distance": arguments.max_distance, "ignore": arguments.ignore}
+    statistics = {examined.name: describe(examined) for examined in sets}
+    report = json_report(findings, statistics, grid, options)
+    write_json(arguments.output / "doctor.json", report)
+    write_text(arguments.output / "doctor.md", markdown_report(report))
     print_summary(findings)
     return 0 if report["clean"] else 1
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("doctor", __doc__, add_arguments, run, words)

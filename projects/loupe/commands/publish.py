@@ -1,6 +1,6 @@
 """Writes a checkpoint in half precision to `weights/` and its SHA-256 to `weights/SHA256SUMS`.
 
-    tools/publish_weights.py output/loupe_tiny/stage2/model_best.pth loupe_tiny_copies.safetensors
+    loupe publish output/loupe_tiny/stage2/model_best.pth loupe_tiny_copies.safetensors
 
 `loupe://loupe_tiny_copies.safetensors` then means that file, and is refused if it changes.
 """
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from loupe.checkpoint import CheckpointError, load_weights, save_weights
+from loupe.commands.command_line import run_command
 from loupe.model_zoo import FOLDER, SUMS
+from loupe.writing import write_text
 
 LARGEST_HALF = 65504.0
 
@@ -21,8 +23,10 @@ def publish(source: Path, name: str, folder: Path = FOLDER) -> str:
     """Writes the file and its line; returns the hash.
 
     Raises:
-        CheckpointError: the source is unreadable, or a weight does not fit half precision.
+        CheckpointError: The source is unreadable, or a weight does not fit half precision.
     """
+    from loupe.checkpoint import CheckpointError, load_weights, save_weights
+
     weights = load_weights(source)
     too_large = [key for key, value in weights.items() if value.abs().max() > LARGEST_HALF]
     if too_large:
@@ -33,18 +37,24 @@ def publish(source: Path, name: str, folder: Path = FOLDER) -> str:
     sums = folder / SUMS
     lines = sums.read_text().splitlines() if sums.exists() else []
     lines = [line for line in lines if line.split()[1:] != [name]] + [f"{digest}  {name}"]
-    sums.write_text("\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n")
+    write_text(sums, "\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n")
     return digest
 
 
-def main() -> None:
-    """Publishes one file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
     parser.add_argument("source", type=Path, help="checkpoint of training")
     parser.add_argument("name", help="file name in weights/, ending in .safetensors")
-    arguments = parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Publishes one file."""
     digest = publish(arguments.source, arguments.name)
     size = (FOLDER / arguments.name).stat().st_size / 1e6
     print(f"{FOLDER / arguments.name}: {size:.1f} MB, SHA-256 {digest}")
+    return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("publish", __doc__, add_arguments, run, words)

@@ -1,11 +1,11 @@
 """Measures how a detector's scores fall as images get worse, with curves and areas under them.
 
-    tools/robustness.py DATASET --config-file FILE --weights FILE --output DIR
-    tools/robustness.py DATASET --export FOLDER                  # for another tool to predict on
-    tools/robustness.py FOLDER  --maps PREDICTIONS --output DIR  # scores what it has saved
+    loupe robustness DATASET --config-file FILE --weights FILE --output DIR
+    loupe robustness DATASET --export FOLDER                  # for another tool to predict on
+    loupe robustness FOLDER  --maps PREDICTIONS --output DIR  # scores what it has saved
 
 The second form writes every degraded image and its mask to FOLDER/<axis>/<level>/; the third scores
-PREDICTIONS/<axis>/<level>/, each a folder that tools/score.py can read. Axes and levels are in
+PREDICTIONS/<axis>/<level>/, each a folder that `loupe score` can read. Axes and levels are in
 docs/robustness.md. Writes to DIR robustness.json and robustness.csv, anew after each axis, and a
 figure for each metric. Each level that is done is kept in DIR/points/, so that the same command
 goes on where it was interrupted. An image that cannot be used is counted, it ends nothing.
@@ -14,24 +14,15 @@ goes on where it was interrupted. An image that cannot be used is counted, it en
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loupe.config import load_config
-from loupe.data.images.degradation import DEGRADATIONS
-from loupe.inference import LoupePredictor
-from loupe.model_zoo import is_shipped, shipped_file
-from loupe.robustness.degraded import export, select
-from loupe.robustness.points import CLEAN, METRICS, list_points
-from loupe.robustness.runs import (
-    Detector,
-    ModelDetector,
-    Plan,
-    SavedDetector,
-    measure_points,
-    write_curves,
-)
+from loupe.commands import command_line
+from loupe.commands.command_line import UsageError, positive, read_config, run_command, some_of
+
+if TYPE_CHECKING:
+    from loupe.robustness.runs import Detector
 
 SHOWN = (
     "image/AUC",
@@ -44,45 +35,53 @@ SHOWN = (
 )
 
 
-def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
     parser.add_argument("dataset", help="data set with labels; with --maps: an exported folder")
     parser.add_argument("--output", type=Path, help="folder for curves and numbers")
-    parser.add_argument("--config-file", help="configuration of the model")
-    parser.add_argument("--weights", help="checkpoint; by default MODEL.WEIGHTS")
     parser.add_argument("--export", type=Path, help="write the degraded images to this folder")
     parser.add_argument("--maps", type=Path, help="folder of saved predictions, one for each level")
     parser.add_argument(
-        "--axes", nargs="+", choices=tuple(DEGRADATIONS), default=list(DEGRADATIONS), metavar="AXIS"
+        "--axes",
+        type=some_of("loupe.data.images.degradation", "DEGRADATIONS"),
+        metavar="AXIS,...",
+        help="of docs/robustness.md; default: all",
     )
     parser.add_argument(
-        "--metrics", nargs="+", choices=METRICS, default=list(SHOWN), metavar="METRIC"
+        "--metrics",
+        type=some_of("loupe.robustness.points", "METRICS"),
+        default=list(SHOWN),
+        metavar="METRIC,...",
+        help="of docs/metrics.md",
     )
-    parser.add_argument("--images", type=int, help="take that many, spread over the data set")
+    parser.add_argument("--images", type=positive, help="take that many, spread over the data set")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0, help="of noise, windows and chains")
     parser.add_argument("--workers", type=int, default=0, help="processes that decode and degrade")
-    parser.add_argument(
-        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="changes to the configuration"
-    )
-    arguments = parser.parse_args(words)
+    command_line.add_config_options(parser)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises a UsageError where the command line says too little or too much."""
     ways = [arguments.config_file, arguments.export, arguments.maps]
     if sum(way is not None for way in ways) != 1:
-        parser.error("give one of --config-file (a model), --export and --maps")
+        raise UsageError("give one of --config-file (a model), --export and --maps")
     if arguments.output is None and arguments.export is None:
-        parser.error("give --output")
-    return arguments
+        raise UsageError("there is no place for the results; give --output")
 
 
 def detector_of(arguments: argparse.Namespace) -> Detector:
     """A model on degraded images, or the maps that another tool has saved."""
+    from loupe.robustness.runs import ModelDetector, SavedDetector
+
     if arguments.maps is not None:
         return SavedDetector(Path(arguments.dataset), arguments.maps)
+    cfg = read_config(arguments)
+    from loupe.inference import LoupePredictor
+    from loupe.model_zoo import is_shipped, shipped_file
+    from loupe.robustness.degraded import select
+
     entries = select(arguments.dataset, arguments.images)
-    cfg = load_config(arguments.config_file, arguments.opts)
     weights = arguments.weights or cfg.MODEL.WEIGHTS
     return ModelDetector(
         LoupePredictor(cfg, arguments.weights),
@@ -93,28 +92,31 @@ def detector_of(arguments: argparse.Namespace) -> Detector:
     )
 
 
-def main(words: list[str] | None = None) -> int:
-    """Measures and writes; returns the exit status."""
-    arguments = parse_arguments(words)
-    try:
-        if arguments.export is not None:
-            return export_images(arguments)
-        plan = Plan(
-            tuple(arguments.axes),
-            tuple(arguments.metrics),
-            arguments.resamples,
-            arguments.seed,
-            arguments.output,
-        )
-        about = {
-            "dataset": arguments.dataset,
-            "weights": str(arguments.weights or arguments.maps),
-            "config": arguments.config_file,
-        }
-        report = write_curves(plan, measure_points(plan, detector_of(arguments), say), about)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(arguments: argparse.Namespace) -> int:
+    """Measures and writes."""
+    check(arguments)
+    if arguments.axes is None:
+        from loupe.data.images.degradation import DEGRADATIONS
+
+        arguments.axes = list(DEGRADATIONS)
+    if arguments.export is not None:
+        return export_images(arguments)
+    from loupe.robustness.points import CLEAN
+    from loupe.robustness.runs import Plan, measure_points, write_curves
+
+    plan = Plan(
+        tuple(arguments.axes),
+        tuple(arguments.metrics),
+        arguments.resamples,
+        arguments.seed,
+        arguments.output,
+    )
+    about = {
+        "dataset": arguments.dataset,
+        "weights": str(arguments.weights or arguments.maps),
+        "config": arguments.config_file,
+    }
+    report = write_curves(plan, measure_points(plan, detector_of(arguments), say), about)
     print_areas(report, arguments.metrics)
     unreadable = report[CLEAN]["unreadable"]
     if unreadable:
@@ -124,6 +126,9 @@ def main(words: list[str] | None = None) -> int:
 
 def export_images(arguments: argparse.Namespace) -> int:
     """Writes the degraded images; returns 1 if some had to be left out."""
+    from loupe.robustness.degraded import export, select
+    from loupe.robustness.points import list_points
+
     entries = select(arguments.dataset, arguments.images)
     points = list_points(arguments.axes)
     errors = export(entries, arguments.export, points, arguments.seed, say)
@@ -139,9 +144,16 @@ def say(line: str) -> None:
 
 def print_areas(report: dict[str, Any], names: list[str]) -> None:
     """Prints the clean values and each axis's mean heights."""
+    from loupe.robustness.points import CLEAN
+
     print(f"\n{'mean over levels':<18}" + "".join(f"{name:>21}" for name in names))
     rows = {CLEAN: report[CLEAN]["metrics"]}
     rows |= {axis: curve["area"] for axis, curve in report["axes"].items()}
     for axis, metrics in rows.items():
         cells = [metrics[name]["value"] for name in names]
         print(f"{axis:<18}" + "".join(f"{'-' if x is None else f'{x:.3f}':>21}" for x in cells))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("robustness", __doc__, add_arguments, run, words)

@@ -1,8 +1,8 @@
 """Scores the saved maps of any detector under every protocol, side by side.
 
-    tools/score.py PREDICTIONS DATASET --output DIR
+    loupe score PREDICTIONS DATASET --output DIR
 
-PREDICTIONS: a folder: what tools/predict.py writes, PNG, .npy, TruFor .npz, IMDL-BenCo pred/,
+PREDICTIONS: a folder: what `loupe predict` writes, PNG, .npy, TruFor .npz, IMDL-BenCo pred/,
 a challenge folder (predictions.txt and masks/), or COCO results. DATASET: a manifest, a folder in a
 known format, or a catalogue name. Writes scores.json, scores.csv and scores.md into DIR; what each
 number means is said there and in docs/metrics.md.
@@ -14,22 +14,17 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from tqdm import tqdm
+from loupe.commands.command_line import positive, run_command, some_of
+from loupe.writing import write_json, write_text
 
-from loupe.data.images.decoding import read_image_and_mask, read_mask
-from loupe.data.sources.catalog import load_dataset
-from loupe.evaluation.calibration import fit_temperature, negative_log_likelihood, scale_scores
-from loupe.evaluation.evaluator import ForgeryEvaluator
-from loupe.evaluation.measures import BENCO_SIZE, PROTOCOLS
-from loupe.evaluation.predictions import find_predictions
-from loupe.evaluation.report import csv_table, markdown_report, text_table
-from loupe.evaluation.scoring import ScoredSet, ScoringOptions, score_predictions
-from loupe.structures import GroundTruth
+if TYPE_CHECKING:
+    from loupe.evaluation.scoring import ScoredSet
+    from loupe.structures import GroundTruth
 
 
 def read_truth(
@@ -42,6 +37,11 @@ def read_truth(
         shape: the map's (H, W); a mask of that size needs no look at its image.
         mask_size: "strict" or "resize", for a mask of another size than its image.
     """
+    import numpy as np
+
+    from loupe.data.images.decoding import read_image_and_mask, read_mask
+    from loupe.structures import GroundTruth
+
     label = item.get("label")
     if label is None:
         return None
@@ -65,11 +65,8 @@ def _temperature(text: str) -> float:
     return float(value)
 
 
-def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
     parser.add_argument("predictions", type=Path, help="folder of saved predictions")
     parser.add_argument("dataset", help="manifest, folder in a known format, or catalogue name")
     parser.add_argument("--output", type=Path, required=True, help="folder for scores.*")
@@ -91,12 +88,17 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         default="none",
         help="image score from the map, for detectors that give none",
     )
-    parser.add_argument("--protocols", nargs="*", choices=PROTOCOLS, default=list(PROTOCOLS))
     parser.add_argument(
-        "--benco-size", type=int, default=BENCO_SIZE, help="network size of benco/*; 0 = own size"
+        "--protocols",
+        type=some_of("loupe.evaluation.measures", "PROTOCOLS"),
+        metavar="NAME,...",
+        help="of docs/metrics.md; default: all",
+    )
+    parser.add_argument(
+        "--benco-size", type=int, help="network size of benco/* (default 512); 0 = own size"
     )
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=positive, default=os.cpu_count() or 1)
     parser.add_argument(
         "--temperature", type=_temperature, default=1.0, help="number or calibration.json"
     )
@@ -105,11 +107,14 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="write calibration.json fitted on this (validation) set",
     )
-    return parser.parse_args(words)
 
 
 def write_calibration(scored: ScoredSet, folder: Path) -> float:
     """Fits a temperature to the set's scores and writes it; returns it."""
+    import numpy as np
+
+    from loupe.evaluation.calibration import fit_temperature, negative_log_likelihood, scale_scores
+
     known = ~np.isnan(scored.scores)
     scores, labels = scored.scores[known], scored.labels[known]
     temperature = fit_temperature(scores, labels)
@@ -121,12 +126,14 @@ def write_calibration(scored: ScoredSet, folder: Path) -> float:
             scale_scores(scores, temperature), labels
         ),
     }
-    (folder / "calibration.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_json(folder / "calibration.json", content)
     return temperature
 
 
 def write_reports(scored: ScoredSet, arguments: argparse.Namespace, kind: str) -> None:
     """Writes scores.json, scores.csv and scores.md."""
+    from loupe.evaluation.report import csv_table, markdown_report
+
     content = scored.results.as_json() | {
         "predictions": {"folder": str(arguments.predictions), "kind": kind},
         "dataset": arguments.dataset,
@@ -143,47 +150,57 @@ def write_reports(scored: ScoredSet, arguments: argparse.Namespace, kind: str) -
     }
     title = f"Scores of {arguments.predictions.name} on {Path(arguments.dataset).name}"
     folder = arguments.output
-    (folder / "scores.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    (folder / "scores.csv").write_text(csv_table(scored.results))
-    (folder / "scores.md").write_text(markdown_report(scored.results, title))
+    write_json(folder / "scores.json", content)
+    write_text(folder / "scores.csv", csv_table(scored.results))
+    write_text(folder / "scores.md", markdown_report(scored.results, title))
 
 
-def main(words: list[str] | None = None) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Scores, prints the table, writes the reports."""
-    arguments = parse_arguments(words)
-    try:
-        items = load_dataset(arguments.dataset)
-        predictions = find_predictions(arguments.predictions)
-        evaluator = ForgeryEvaluator(
-            arguments.dataset,
-            protocols=tuple(arguments.protocols),
-            benco_size=arguments.benco_size or None,
-            resamples=arguments.resamples,
-            distributed=False,
+    from tqdm import tqdm
+
+    from loupe.data.sources.catalog import load_dataset
+    from loupe.evaluation.evaluator import ForgeryEvaluator
+    from loupe.evaluation.measures import BENCO_SIZE, PROTOCOLS
+    from loupe.evaluation.predictions import find_predictions
+    from loupe.evaluation.report import text_table
+    from loupe.evaluation.scoring import ScoringOptions, score_predictions
+
+    if arguments.benco_size is None:
+        arguments.benco_size = BENCO_SIZE
+    items = load_dataset(arguments.dataset)
+    predictions = find_predictions(arguments.predictions)
+    evaluator = ForgeryEvaluator(
+        arguments.dataset,
+        protocols=tuple(PROTOCOLS if arguments.protocols is None else arguments.protocols),
+        benco_size=arguments.benco_size or None,
+        resamples=arguments.resamples,
+        distributed=False,
+    )
+    options = ScoringOptions(
+        arguments.size, arguments.faults, arguments.map_score, arguments.temperature
+    )
+    with tqdm(total=len(items), unit="image", disable=not sys.stderr.isatty()) as bar:
+        scored = score_predictions(
+            items,
+            predictions,
+            partial(read_truth, mask_size=arguments.mask_size),
+            evaluator,
+            options=options,
+            processes=arguments.processes,
+            report=lambda done: bar.update(done - bar.n),
         )
-        options = ScoringOptions(
-            arguments.size, arguments.faults, arguments.map_score, arguments.temperature
-        )
-        with tqdm(total=len(items), unit="image", disable=not sys.stderr.isatty()) as bar:
-            scored = score_predictions(
-                items,
-                predictions,
-                partial(read_truth, mask_size=arguments.mask_size),
-                evaluator,
-                options=options,
-                processes=arguments.processes,
-                report=lambda done: bar.update(done - bar.n),
-            )
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        write_reports(scored, arguments, predictions.kind)
-        print(text_table(scored.results))
-        if arguments.fit_temperature:
-            print(f"temperature: {write_calibration(scored, arguments.output):.4f}")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    write_reports(scored, arguments, predictions.kind)
+    print(text_table(scored.results))
+    if arguments.fit_temperature:
+        print(f"temperature: {write_calibration(scored, arguments.output):.4f}")
     if scored.unused:
         print(f"unused predictions: {len(scored.unused)}, e.g. {scored.unused[:3]}")
     if scored.brightest <= 1.5 / 255:
         print("warning: no map exceeds 1/255; if they hold 0 and 1, save 0 and 255")
     return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("score", __doc__, add_arguments, run, words)

@@ -1,39 +1,38 @@
 """Writes a data set of synthetic forgeries: OUTPUT/{train,valid,test} with a manifest.csv each.
 
-The three splits share no photograph. Half of the images are authentic.
+    loupe synthesize --output datasets/synthetic --train 2000 --valid 200 --test 400 --size 256
 
-Example:
-    python tools/make_synthetic_dataset.py --output datasets/synthetic --train 2000 --valid 200 \
-        --test 400 --size 256 --seed 0
+The three splits share no photograph. Half of the images are authentic.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from loupe.data.sources.export import write_synthetic
-from loupe.data.sources.photographs import SPLITS
+from loupe.commands.command_line import positive, run_command
+
+COUNTS = {"train": 2000, "valid": 200, "test": 400}
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Command line of this tool."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
     parser.add_argument("--output", type=Path, required=True, help="folder of the data set")
-    for split, count in zip(SPLITS, (2000, 200, 400), strict=True):
+    for split, count in COUNTS.items():
         parser.add_argument(f"--{split}", type=int, default=count, help=f"images for {split}")
-    parser.add_argument("--size", type=int, default=256, help="side of the images in pixels")
+    parser.add_argument("--size", type=positive, default=256, help="side of the images in pixels")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
     parser.add_argument(
         "--difficulty", type=int, default=100, help="0 (strong traces only) to 100 (any)"
     )
-    return parser.parse_args()
 
 
-def main() -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Writes the splits that have images."""
-    arguments = parse_arguments()
-    for split in SPLITS:
+    from loupe.data.sources.export import write_synthetic
+
+    for split in COUNTS:
         count = getattr(arguments, split)
         if count <= 0:
             continue
@@ -42,6 +41,12 @@ def main() -> None:
             manifest = write_synthetic(
                 folder, split, count, arguments.size, arguments.seed, arguments.difficulty
             )
-        except (FileExistsError, RuntimeError, ValueError) as error:
-            raise SystemExit(f"error: {error}") from None
+        except RuntimeError as error:  # There are no photographs; it says how to get them.
+            raise ValueError(str(error)) from error
         print(f"{manifest}: {count} images, {count // 2} of them forged")
+    return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("synthesize", __doc__, add_arguments, run, words)

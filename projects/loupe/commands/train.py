@@ -1,39 +1,51 @@
-"""Trains or evaluates a Loupe.
+"""Trains a model, or evaluates one with --eval-only.
 
-    tools/train_net.py --config-file configs/loupe_stage1.yaml OUTPUT_DIR output/stage1
-    tools/train_net.py --config-file configs/loupe_stage2.yaml MODEL.WEIGHTS FILE
-    tools/train_net.py --config-file configs/loupe_stage2.yaml --resume
-    tools/train_net.py --config-file configs/loupe_stage2.yaml --eval-only MODEL.WEIGHTS FILE
+    loupe train --config-file configs/loupe_stage1.yaml OUTPUT_DIR output/stage1
+    loupe train --config-file configs/loupe_stage2.yaml MODEL.WEIGHTS FILE
+    loupe train --config-file configs/loupe_stage2.yaml --resume
+    loupe train --config-file configs/loupe_stage2.yaml --eval-only MODEL.WEIGHTS FILE
     torchrun --nproc-per-node 2 tools/train_net.py --config-file FILE
 
-`--num-gpus N` starts N processes on this machine, on the CPU where there is no GPU.
+The options are those of Detectron2's tools. `--num-gpus N` starts N processes on this machine, on
+the CPU where there is no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
 from typing import Any
 
-from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser
-from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
+from loupe.commands.command_line import add_options, read_config, run_command
 
-from loupe.config import load_config
-from loupe.trainer import LoupeTrainer, setup_run
+# As Detectron2: a port of each user's own, so that a run left behind is noticed.
+PORT = 2**15 + 2**14 + hash(getattr(os, "getuid", lambda: 1)()) % 2**14
 
 
-def setup(arguments: argparse.Namespace) -> CfgNode:
-    """Reads the config, sets up logging and seeds, and writes the config to OUTPUT_DIR."""
-    cfg = load_config(arguments.config_file, arguments.opts)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `default_argument_parser`, whose module takes seconds to import."""
+    parser.add_argument("--config-file", default="", metavar="FILE", help="configuration")
+    parser.add_argument("--resume", action="store_true", help="go on where OUTPUT_DIR stopped")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
+    add_process_options(parser)
+    add_options(parser)
+
+
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `loupe.trainer.launch` reads."""
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes of each machine")
+    parser.add_argument("--num-machines", type=int, default=1, help="machines (default: 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0 on")
+    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{PORT}", help="where they meet")
+
+
+def work(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Trains or evaluates, in each process; returns the metrics on the main one."""
+    from loupe.trainer import LoupeTrainer, setup_run
+
+    cfg = read_config(arguments)
     setup_run(cfg, arguments)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="loupe")
-    return cfg
-
-
-def main(arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """Runs in each process; returns the metrics on the main one."""
-    cfg = setup(arguments)
     if arguments.eval_only:
         return LoupeTrainer.evaluate_weights(cfg)
     trainer = LoupeTrainer(cfg)
@@ -41,7 +53,15 @@ def main(arguments: argparse.Namespace) -> dict[str, Any] | None:
     return trainer.train()
 
 
-def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = default_argument_parser(epilog=__doc__)
-    return parser.parse_args(words)
+def run(arguments: argparse.Namespace) -> int:
+    """Runs as many processes as asked for."""
+    from loupe.trainer import launch
+
+    read_config(arguments)  # A mistake in it is told once, before any process starts.
+    launch(work, arguments)
+    return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("train", __doc__, add_arguments, run, words)

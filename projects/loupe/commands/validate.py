@@ -1,7 +1,7 @@
 """Says what is wrong with a submission to a challenge, all of it, each fault by its name.
 
-    tools/validate_submission.py SUBMISSION --format ddl2025  --images FOLDER
-    tools/validate_submission.py SUBMISSION --format ddlx2026 --images FOLDER
+    loupe validate SUBMISSION --format ddl2025  --images FOLDER
+    loupe validate SUBMISSION --format ddlx2026 --images FOLDER
 
 SUBMISSION: a folder or a .zip. The images are read for their names and sizes only. The formats and
 the faults are in docs/challenges.md.
@@ -12,28 +12,32 @@ Exit status: 0 = valid, 1 = faults, 2 = could not be checked.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from loupe.challenge.checks import Fault, image_sizes, validate
-from loupe.challenge.writers import FORMATS
+from loupe.commands.command_line import one_of, positive, run_command
+from loupe.writing import write_json
+
+if TYPE_CHECKING:
+    from loupe.challenge.checks import Fault
 
 
-def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
     parser.add_argument("submission", type=Path, help="a folder or a .zip")
-    parser.add_argument("--format", choices=FORMATS, required=True, help="which challenge")
+    parser.add_argument(
+        "--format",
+        type=one_of("loupe.challenge.writers", "FORMATS"),
+        required=True,
+        help="which challenge: ddl2025 or ddlx2026",
+    )
     parser.add_argument("--images", type=Path, required=True, help="the challenge's images")
     parser.add_argument("--report", type=Path, help="write all faults to this .json")
     parser.add_argument(
-        "--limit", type=int, default=5, help="faults of one name to print (default 5)"
+        "--limit", type=positive, default=5, help="faults of one name to print (default 5)"
     )
-    return parser.parse_args(words)
 
 
 def print_faults(faults: list[Fault], limit: int) -> None:
@@ -47,27 +51,29 @@ def print_faults(faults: list[Fault], limit: int) -> None:
     print(f"{len(faults)} faults: " + ", ".join(f"{n} {name}" for name, n in counts.items()))
 
 
-def main(words: list[str] | None = None) -> int:
-    """Validates and prints; returns the exit status."""
-    arguments = parse_arguments(words)
-    try:
-        sizes = image_sizes(arguments.images)
-        faults = validate(arguments.submission, arguments.format, sizes)
-        if arguments.report:
-            content = {
-                "submission": str(arguments.submission),
-                "format": arguments.format,
-                "images": len(sizes),
-                "faults": [fault._asdict() for fault in faults],
-            }
-            arguments.report.write_text(json.dumps(content, indent=1) + "\n")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(arguments: argparse.Namespace) -> int:
+    """Validates and prints."""
+    from loupe.challenge.checks import image_sizes, validate
+
+    sizes = image_sizes(arguments.images)
+    faults = validate(arguments.submission, arguments.format, sizes)
+    if arguments.report:
+        content = {
+            "submission": arguments.submission,
+            "format": arguments.format,
+            "images": len(sizes),
+            "faults": [fault._asdict() for fault in faults],
+        }
+        write_json(arguments.report, content)
     if faults:
         print_faults(faults, arguments.limit)
         return 1
     print(
-        f"valid: {arguments.submission} answers all {len(sizes)} images as {arguments.format} asks"
+        f"valid: {arguments.submission} covers all {len(sizes)} images as {arguments.format} asks"
     )
     return 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("validate", __doc__, add_arguments, run, words)

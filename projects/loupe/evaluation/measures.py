@@ -20,10 +20,8 @@ from loupe.evaluation.curves import (
     curve_of,
 )
 from loupe.evaluation.protocols import benco_measures, trufor_measures
-from loupe.structures import GroundTruth
+from loupe.structures import THRESHOLD, GroundTruth
 
-# The one fixed threshold: forged means `> 0.5`, which for 8-bit maps is `> 127`.
-THRESHOLD = 0.5
 # An authentic image counts as a false alarm from a forged region of this fraction of it.
 ALARM_FRACTION = 0.01
 PROTOCOLS = ("benco", "trufor", "mvss", "sida")

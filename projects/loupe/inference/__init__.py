@@ -1,17 +1,14 @@
 """Prediction on images outside any data set."""
 
-from loupe.inference.predictor import (
-    THRESHOLD,
-    LoupePredictor,
-    find_images,
-    named_predictions,
-    write_predictions,
-)
+from loupe.inference.folders import OutputError, find_images, output_folder
+from loupe.inference.predictor import LoupePredictor, named_predictions
+from loupe.inference.results import write_predictions
 
 __all__ = [
-    "THRESHOLD",
     "LoupePredictor",
+    "OutputError",
     "find_images",
     "named_predictions",
+    "output_folder",
     "write_predictions",
 ]

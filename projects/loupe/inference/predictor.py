@@ -1,17 +1,15 @@
-"""Prediction on images outside any data set: an array, a file, a folder; and its files.
+"""A trained Loupe that predicts images outside any data set: arrays, files, lists of files.
 
 H W pixels of an image.
 """
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -21,22 +19,24 @@ from torch.utils.data import DataLoader
 import loupe.modeling  # noqa: F401  Registers the meta-architecture with Detectron2.
 from loupe.checkpoint import load_into, load_weights
 from loupe.data.images.decoding import read_image, read_orientation
-from loupe.data.sources.pairing import list_images, make_dataset_dict
+from loupe.data.sources.pairing import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.training.loaders import EvaluationDataset
+from loupe.modeling.guarded import guarded
 from loupe.structures import Prediction
-from loupe.visualization import overlay
 
-# A pixel is called forged above this probability; of 8-bit maps, above 127.
-THRESHOLD = 0.5
+_logger = logging.getLogger(__name__)
+
+# File and prediction, or file and the reason why there is none.
+Named = tuple[str, Prediction | str]
 
 
 class LoupePredictor:
-    """A trained Loupe, ready to answer.
+    """A trained Loupe, ready to predict. Many threads may share one.
 
     Example:
-        >>> predictor = LoupePredictor(load_config("configs/loupe_tiny.yaml"))
-        >>> score, forgery_map, _ = predictor("photograph.jpg")
+        >>> predictor = LoupePredictor(load_config("configs/loupe_tiny.yaml"))  # doctest: +SKIP
+        >>> score, forgery_map, _ = predictor("photograph.jpg")  # doctest: +SKIP
 
     Args:
         cfg: Configuration of the model.
@@ -70,6 +70,7 @@ class LoupePredictor:
 
         Raises:
             UnreadableImageError: The file is no readable image.
+            ValueError: The array is of another kind.
         """
         orientation = 1
         if isinstance(image, np.ndarray):
@@ -78,13 +79,11 @@ class LoupePredictor:
             pixels, orientation = read_image(image), read_orientation(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(f"image is {pixels.dtype} {pixels.shape}; give uint8 (H, W, 3) RGB")
-        (answer,) = self.model([self.mapper.map_image(pixels, orientation=orientation)])
-        return _prediction(answer)
+        (output,) = self.model([self.mapper.map_image(pixels, orientation=orientation)])
+        return _prediction(output)
 
     @torch.no_grad()
-    def predict_files(
-        self, files: Sequence[str | Path], workers: int = 0
-    ) -> Iterator[tuple[str, Prediction | str]]:
+    def predict_files(self, files: Sequence[str | Path], workers: int = 0) -> Iterator[Named]:
         """Predicts many files, in order, in batches of TEST.IMS_PER_BATCH.
 
         Args:
@@ -92,10 +91,35 @@ class LoupePredictor:
             workers: Processes that decode; 0 = this one.
 
         Yields:
-            The file and its prediction, or the reason why it has none. One bad file ends nothing.
+            The file and its prediction, or the reason why it has none. One bad file ends nothing,
+            and neither does the end of a worker.
         """
-        for batch in self.loader(files, workers):
-            yield from named_predictions(batch, self.model(batch))
+        model = guarded(self.model)
+        for batch in self._batches(files, workers):
+            yield from named_predictions(batch, model(batch))
+
+    def _batches(self, files: Sequence[str | Path], workers: int) -> Iterator[list[dict[str, Any]]]:
+        """Batches of all files; where a worker is lost, the next files are read one by one."""
+        done, size = 0, self.cfg.TEST.IMS_PER_BATCH
+        while done < len(files):
+            try:
+                for batch in self.loader(files[done:], workers):
+                    yield batch
+                    done += len(batch)
+            except RuntimeError as error:
+                if not workers:
+                    raise
+                _logger.warning("a worker was lost (%s); reading goes on", error)
+                for file in files[done : done + size]:
+                    yield self._read_alone(file)
+                    done += 1
+
+    def _read_alone(self, file: str | Path) -> list[dict[str, Any]]:
+        """A batch of one file, read by a worker of its own, which it may take along."""
+        try:
+            return next(iter(self.loader([file], workers=1)))
+        except RuntimeError as error:
+            return [{"file_name": str(file), "error": f"{file}: its worker was lost ({error})"}]
 
     def loader(self, files: Sequence[str | Path], workers: int = 0) -> DataLoader:
         """Batches of TEST.IMS_PER_BATCH unlabelled items, in order; see `predict_files`.
@@ -104,111 +128,42 @@ class LoupePredictor:
         """
         entries = [make_dataset_dict(file, str(file), label=None) for file in files]
         return DataLoader(
-            EvaluationDataset(entries, self.mapper),
+            EvaluationDataset(entries, GuardedMapper(self.mapper)),
             batch_size=self.cfg.TEST.IMS_PER_BATCH,
             num_workers=workers,
             collate_fn=list,
         )
 
 
+class GuardedMapper:
+    """A mapper whose failure on one file is that file's "error", whatever was raised."""
+
+    def __init__(self, mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Takes the mapper."""
+        self.mapper = mapper
+
+    def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The item, or one with its error."""
+        try:
+            return self.mapper(entry)
+        except Exception as error:  # Decoders raise whatever their libraries do.
+            reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            identity = {"file_name": entry["file_name"], "image_id": entry["image_id"]}
+            return identity | {"error": f"{entry['file_name']}: cannot be read ({reason})"}
+
+
 def named_predictions(
-    batch: list[dict[str, Any]], answers: list[dict[str, Any]]
-) -> Iterator[tuple[str, Prediction | str]]:
-    """Each item's file and what the model answered, or the reason why it did not."""
-    for item, answer in zip(batch, answers, strict=True):
-        yield item["file_name"], answer.get("error") or _prediction(answer)
+    batch: list[dict[str, Any]], outputs: list[dict[str, Any]]
+) -> Iterator[Named]:
+    """Each item's file and what the model gave for it, or the reason why it gave nothing."""
+    for item, output in zip(batch, outputs, strict=True):
+        yield item["file_name"], output.get("error") or _prediction(output)
 
 
-def _prediction(answer: dict[str, Any]) -> Prediction:
-    patch_map = answer["patch_map"]
+def _prediction(output: dict[str, Any]) -> Prediction:
+    patch_map = output["patch_map"]
     return Prediction(
-        answer["forgery_score"],
-        answer["forgery_map"].numpy(),
+        output["forgery_score"],
+        output["forgery_map"].numpy(),
         None if patch_map is None else patch_map.numpy(),
     )
-
-
-def find_images(path: str | Path) -> dict[str, str]:
-    """Finds what to predict, and under which name to write it.
-
-    Args:
-        path: An image, or a folder that is searched with its subfolders.
-
-    Returns:
-        File -> output name, relative to the output folders and without ending; subfolders are kept.
-        Files of one folder that differ in their ending alone keep it, so no two names are equal.
-
-    Raises:
-        DatasetError: There is no such file or folder.
-        ValueError: The folder holds no image.
-    """
-    path = Path(path)
-    if path.is_file():
-        return {str(path): path.stem}
-    relative = list_images(path)
-    if not relative:
-        raise ValueError(f"{path}: there are no image files in it; give an image or its folder")
-    stems = Counter(str(Path(name).with_suffix("")) for name in relative)
-    return {
-        str(path / name): name if stems[stem] > 1 else stem
-        for name in relative
-        for stem in [str(Path(name).with_suffix(""))]
-    }
-
-
-def write_predictions(
-    predictions: Iterable[tuple[str, Prediction | str]],
-    names: dict[str, str],
-    output: str | Path,
-    *,
-    overlays: bool = True,
-) -> tuple[int, int]:
-    """Writes `predictions.csv`, `maps/`, `masks/` and `overlays/`, image by image.
-
-    Each row of the table is on disk as soon as its image is done, so an interrupted run loses
-    nothing of what it has.
-
-    Args:
-        predictions: File and prediction, or file and the reason why there is none.
-        names: Output name of each file.
-        output: Folder to write to.
-        overlays: Whether to draw overlays, which reads every image once more.
-
-    Returns:
-        Number of images predicted, number of images that could not be.
-    """
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    done = failed = 0
-    with (output / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "probability", "error"])
-        for image, answer in predictions:
-            if isinstance(answer, str):
-                failed += 1
-                table.writerow([image, "", answer])
-            else:
-                done += 1
-                _write_pictures(output, image, names[image], answer, overlays)
-                table.writerow([image, f"{answer.score:.6f}", ""])
-            file.flush()
-    return done, failed
-
-
-def _write_pictures(
-    output: Path, image: str, name: str, prediction: Prediction, overlays: bool
-) -> None:
-    forgery_map = prediction.forgery_map
-    pictures = {
-        "maps": np.rint(forgery_map * 255).astype(np.uint8),
-        "masks": (forgery_map > THRESHOLD).astype(np.uint8) * 255,
-    }
-    if overlays:
-        drawn = overlay(read_image(image), forgery_map, THRESHOLD)
-        pictures["overlays"] = cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR)
-    for folder, picture in pictures.items():
-        path = output / folder / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        encoded, data = cv2.imencode(".png", picture)
-        assert encoded, path
-        path.write_bytes(data.tobytes())

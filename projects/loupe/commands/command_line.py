@@ -1,0 +1,192 @@
+"""What all commands share: one way to read a command line, one shape of error, one exit status.
+
+    loupe COMMAND [options] INPUT... [KEY VALUE ...]
+
+Exit status: 0 = done, 1 = done, but some images failed, 2 = nothing was done; a line
+`error: what, value, remedy` on stderr says why. A traceback means a fault of Loupe.
+
+Nothing here imports more than the standard library: `--help` must be quick, so commands import what
+they need when they run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+ROOT = Path(__file__).parents[3]
+DEFAULT_CONFIG = ROOT / "configs" / "loupe_tiny.yaml"
+
+INTERRUPTED = 130  # What shells give for SIGINT.
+# Keys without a dot are few; the others look like no file that cameras or people name.
+_KEY = re.compile(r"OUTPUT_DIR|SEED|CUDNN_BENCHMARK|VIS_PERIOD|[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
+_FILE_ENDINGS = re.compile(r"\.(JPE?G?|PNG|TIFF?|BMP|WEBP|GIF|P[GP]M|HEI[CF]|AVIF|CSV|JSONL?)$")
+# Modules that are installed beside Loupe, and how.
+_REMEDIES = {
+    "detectron2": "python -m loupe.install_detectron2",
+    "torch": "pip install torch torchvision",
+}
+
+
+class UsageError(ValueError):
+    """A command line that cannot be carried out."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors have the shape of all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of exiting, with the remedy."""
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def parse(
+    name: str,
+    documentation: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    words: Sequence[str] | None = None,
+) -> argparse.Namespace:
+    """Parses the words behind a command's name.
+
+    Args:
+        name: Of the command.
+        documentation: What `--help` prints before the options.
+        add_arguments: Adds the command's arguments to a parser.
+        words: Of the command line; by default those of this process.
+
+    Raises:
+        UsageError: They cannot be understood.
+    """
+    parser = CommandParser(
+        prog=f"loupe {name}",
+        description=documentation,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    arguments = parser.parse_intermixed_args(words)
+    if isinstance(getattr(arguments, "inputs", None), list) and hasattr(arguments, "opts"):
+        # argparse gives all positional words to the first list.
+        arguments.inputs, arguments.opts = split_options(arguments.inputs)
+        if not arguments.inputs:
+            parser.error("there is no INPUT before KEY VALUE")
+    return arguments
+
+
+def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Splits positional words into inputs and the `KEY VALUE` pairs behind them.
+
+    Example:
+        >>> split_options(["DSC_1.JPG", "TEST.IMS_PER_BATCH", "1"])
+        (['DSC_1.JPG'], ['TEST.IMS_PER_BATCH', '1'])
+    """
+    for place, word in enumerate(words):
+        if _KEY.fullmatch(word) and not _FILE_ENDINGS.search(word) and not Path(word).exists():
+            return list(words[:place]), list(words[place:])
+    return list(words), []
+
+
+def run_command(
+    name: str,
+    documentation: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+    words: Sequence[str] | None = None,
+) -> int:
+    """Parses and runs a command; a user's mistake becomes one line on stderr.
+
+    Returns:
+        The exit status.
+    """
+    # File names may hold any bytes.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return run(parse(name, documentation, add_arguments, words))
+    except (ValueError, OSError) as error:
+        return fail(str(error))
+    except ModuleNotFoundError as error:
+        remedy = _REMEDIES.get(error.name or "")
+        if remedy is None:
+            raise
+        return fail(f"{error.name} is not installed; run {remedy}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def fail(message: str) -> int:
+    """Prints an error; returns the exit status for it."""
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def add_config_options(
+    parser: argparse.ArgumentParser, default: Path | None = None, *, required: bool = False
+) -> None:
+    """Adds `--config-file`, `--weights` and the `KEY VALUE` pairs, which `read_config` reads."""
+    parser.add_argument(
+        "--config-file",
+        default=None if default is None else str(default),
+        required=required,
+        help="configuration of the model"
+        + ("" if default is None else "; default: the small Loupe that comes with the code"),
+    )
+    parser.add_argument("--weights", help="checkpoint; default: MODEL.WEIGHTS")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the `KEY VALUE` pairs that change the configuration, which come last."""
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configuration")
+
+
+def read_config(arguments: argparse.Namespace) -> CfgNode:
+    """The configuration that a command line asks for.
+
+    Raises:
+        ValueError: A key or a value is wrong, or the device is not there.
+    """
+    import torch
+
+    from loupe.config import load_config
+
+    cfg = load_config(arguments.config_file or "", arguments.opts)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch finds no CUDA device here; "
+            "give MODEL.DEVICE cpu"
+        )
+    return cfg
+
+
+def one_of(module: str, attribute: str) -> Callable[[str], str]:
+    """Type of an option whose value is one of a tuple's names; the tuple is loaded when needed."""
+
+    def check(text: str) -> str:
+        known = tuple(getattr(import_module(module), attribute))
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"{text!r} is unknown; choose from {', '.join(known)}")
+        return text
+
+    return check
+
+
+def some_of(module: str, attribute: str) -> Callable[[str], list[str]]:
+    """Type of an option whose value is several names, separated by commas; see `one_of`."""
+    check = one_of(module, attribute)
+    return lambda text: [check(name) for name in text.split(",") if name]
+
+
+def positive(text: str) -> int:
+    """Type of an option that counts something, from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)

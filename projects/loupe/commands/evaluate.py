@@ -1,0 +1,41 @@
+"""Measures a model on labelled data sets: the same as `loupe train --eval-only`.
+
+    loupe evaluate test.csv --config-file FILE --weights FILE --output DIR
+    loupe evaluate casia_v1 columbia --output DIR                  # the small Loupe
+
+INPUT: a name, folder or list with labels and masks, as in DATASETS.TEST. Writes
+DIR/inference/<data set>.json, every metric with its 95% interval, and the log. What each number
+means is in docs/metrics.md. An image that cannot be used is counted and named; it ends nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from loupe.commands.command_line import DEFAULT_CONFIG, add_config_options, run_command
+from loupe.commands.train import add_process_options
+from loupe.commands.train import run as run_training
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="data set with labels")
+    parser.add_argument("--output", required=True, help="folder to write to")
+    add_process_options(parser)
+    add_config_options(parser, DEFAULT_CONFIG)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluates."""
+    places = ["DATASETS.TEST", repr(tuple(arguments.inputs)), "OUTPUT_DIR", arguments.output]
+    if arguments.weights:
+        places += ["MODEL.WEIGHTS", arguments.weights]
+    arguments.opts = [*places, *arguments.opts]
+    arguments.eval_only, arguments.resume = True, False
+    return run_training(arguments)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("evaluate", __doc__, add_arguments, run, words)

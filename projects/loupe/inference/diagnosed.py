@@ -1,0 +1,94 @@
+"""Predictions of a labelled set for a diagnosis, also under a condition that is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from loupe.data.training.loaders import build_test_loader
+from loupe.evaluation.diagnosis import ConditionedPrediction, Diagnosis
+from loupe.inference.predictor import LoupePredictor
+from loupe.modeling.loupe import ClassifiedBatch, Loupe
+
+# A logit whose sigmoid is 1 in float32.
+CERTAIN = 30.0
+
+
+def told(
+    model: Loupe, batch: list[dict[str, Any]], perception: ClassifiedBatch, logit: float
+) -> list:
+    """The model's predictions if the image logit were this."""
+    verdict = perception.classification
+    certain = verdict._replace(image_logits=torch.full_like(verdict.image_logits, logit))
+    return model.predict(batch, perception._replace(classification=certain))
+
+
+@torch.no_grad()
+def predictions_of(model: Loupe, batch: list[dict[str, Any]]) -> list[ConditionedPrediction]:
+    """What the model predicts for readable images, also if it is told the condition."""
+    perception = model.classify(batch)
+    own = model.predict(batch, perception)
+    conditional = model.segmenter is not None and model.segmenter.condition_embeddings is not None
+    pairs = [(None, None)] * len(batch)
+    if conditional:
+        authentic, forged = (told(model, batch, perception, sign * CERTAIN) for sign in (-1, 1))
+        pairs = [
+            (a["forgery_map"].numpy(), f["forgery_map"].numpy())
+            for a, f in zip(authentic, forged, strict=True)
+        ]
+    return [
+        ConditionedPrediction(
+            prediction["forgery_score"],
+            prediction["forgery_map"].numpy(),
+            *pair,
+            *patch_map_and_window(item, prediction["patch_map"], model.backbone.size_divisibility),
+        )
+        for item, prediction, pair in zip(batch, own, pairs, strict=True)
+    ]
+
+
+def patch_map_and_window(
+    item: dict[str, Any], patch_map: torch.Tensor | None, patch: int
+) -> tuple[Any, Any]:
+    """The patches that are image, and the pixels of the image that they cover.
+
+    Args:
+        item: of the batch.
+        patch_map: (h, w) patches of the batch's canvas, which may be larger than the item.
+        patch: side of a patch in pixels of the network's input.
+    """
+    if patch_map is None:
+        return None, None
+    valid = item["valid_size"]
+    rows, columns = (-(-side // patch) for side in valid)
+    x0, y0, x1, y1 = item["window"]
+    # The last patch may be partly padding, and then reaches beyond what the image shows.
+    reach = columns * patch / valid[1], rows * patch / valid[0]
+    window = (x0, y0, x0 + (x1 - x0) * reach[0], y0 + (y1 - y0) * reach[1])
+    return patch_map[:rows, :columns].numpy(), window
+
+
+def examine(predictor: LoupePredictor, dataset: str) -> Diagnosis:
+    """Runs the model over the data set.
+
+    Raises:
+        ValueError: No image has a label.
+    """
+    diagnosis, examined = Diagnosis(), 0
+    for batch in build_test_loader(predictor.cfg, dataset):
+        for item in batch:
+            if "error" in item:
+                diagnosis.leave_out(item["file_name"], item["error"])
+        usable = [item for item in batch if "image" in item and "ground_truth" in item]
+        if not usable:
+            continue
+        for item, prediction in zip(usable, predictions_of(predictor.model, usable), strict=True):
+            try:
+                diagnosis.add(item["file_name"], prediction, item["ground_truth"])
+                examined += 1
+            except ValueError as error:
+                diagnosis.leave_out(item["file_name"], str(error))
+    if not examined:
+        raise ValueError(f"{dataset}: no image with a label could be read; a diagnosis needs truth")
+    return diagnosis

@@ -1,0 +1,161 @@
+"""What to predict and where to write it: inputs of a command, and the folder of its results."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from loupe.data.sources.pairing import list_images
+
+# What a run writes into its folder.
+TABLE, UNFINISHED_TABLE = "predictions.csv", "predictions.unfinished.csv"
+PICTURES = ("maps", "masks", "overlays")
+_LOCK = ".loupe.lock"
+
+
+class OutputError(ValueError):
+    """A folder that results cannot go to: names it, what is wrong and the remedy."""
+
+
+def find_images(inputs: str | Path | Sequence[str | Path]) -> dict[str, str]:
+    """Finds what to predict, and under which name to write it.
+
+    Args:
+        inputs: Images, folders (searched with their subfolders) and patterns such as `*.jpg`.
+
+    Returns:
+        File -> name of its results, relative to the output folders and without their ending. Below
+        one folder it is the path there; of several inputs, the path below the folder of all.
+        Files that differ in their ending alone keep it, so no two names are equal.
+
+    Raises:
+        DatasetError: There is no such file or folder.
+        ValueError: An input holds no image.
+    """
+    if isinstance(inputs, str | Path):
+        inputs = [inputs]
+    places = [place for one in inputs for place in _expanded(str(one))]
+    files: dict[str, None] = {}
+    roots = []
+    for place in places:
+        if os.path.isdir(place):
+            found = list_images(place)
+            if not found:
+                raise ValueError(
+                    f"{place}: there are no image files in it; give an image or its folder"
+                )
+            files |= dict.fromkeys(os.path.join(place, name) for name in found)
+            roots.append(os.path.abspath(place))
+        else:
+            files[place] = None
+            roots.append(os.path.dirname(os.path.abspath(place)))
+    # One file may be named twice, by itself and by its folder.
+    unique = {os.path.abspath(file): file for file in reversed(files)}
+    root = os.path.commonpath(roots)
+    below = {os.path.relpath(path, root): file for path, file in unique.items()}
+    names = _result_names(list(reversed(below)))
+    return {below[path]: name for path, name in names.items()}
+
+
+def _expanded(place: str) -> list[str]:
+    """The files of a pattern that the shell has left alone."""
+    if os.path.lexists(place) or not glob.has_magic(place):
+        if not os.path.lexists(place):
+            raise ValueError(f"{place}: there is no such file or folder; check the path")
+        return [place]
+    found = sorted(glob.glob(place, recursive=True))
+    if not found:
+        raise ValueError(f"{place}: no file fits the pattern; check it")
+    return found
+
+
+def _result_names(paths: Sequence[str]) -> dict[str, str]:
+    """Each path without its ending, where that tells it apart."""
+    whole: set[str] = set()
+    while True:
+        names = {path: path if path in whole else os.path.splitext(path)[0] for path in paths}
+        counts = Counter(names.values())
+        taken = {path for path, name in names.items() if counts[name] > 1} - whole
+        if not taken:
+            return names
+        whole |= taken
+
+
+@contextmanager
+def output_folder(output: str | Path, inputs: Sequence[str | Path] = ()) -> Iterator[Path]:
+    """Checks, locks and empties the folder of a run's results, before anything costly is done.
+
+    Pictures and tables of an earlier run are removed, so that they cannot stand beside new ones.
+
+    Args:
+        output: The folder.
+        inputs: What is read; `output` must not lie in one of them, or its results would be
+            predicted by the next run.
+
+    Raises:
+        OutputError: It lies in an input, is a link, cannot be written to, is used by another run,
+            or holds pictures that no earlier run has written.
+    """
+    folder = Path(output)
+    _refuse_inside(folder, inputs)
+    _refuse_links(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / _LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise OutputError(
+            f"{folder}: another run is writing there; wait for it or give another --output"
+        ) from None
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be written to ({error.strerror or error}); give another --output"
+        ) from error
+    try:
+        _remove_earlier(folder)
+        yield folder
+    finally:
+        lock.release()
+
+
+def _refuse_inside(folder: Path, inputs: Sequence[str | Path]) -> None:
+    place = Path(os.path.realpath(folder))
+    for one in inputs:
+        read = Path(os.path.realpath(one))
+        if read.is_dir() and (read == place or read in place.parents):
+            raise OutputError(
+                f"{folder}: lies in {one}, which is read, so that results would be predicted as "
+                "images; give an --output outside"
+            )
+
+
+def _refuse_links(folder: Path) -> None:
+    names = ("", TABLE, UNFINISHED_TABLE, _LOCK, *PICTURES)
+    for path in (folder / name for name in names):
+        if path.is_symlink():
+            raise OutputError(
+                f"{path}: is a link to {os.readlink(path)}, and writing would follow it; give the "
+                "place itself as --output, or remove the link"
+            )
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Removes what an earlier run has written, whole or interrupted."""
+    tables = [folder / TABLE, folder / UNFINISHED_TABLE]
+    pictures = [path for name in PICTURES for path in (folder / name).rglob("*") if path.is_file()]
+    if pictures and not any(table.exists() for table in tables):
+        raise OutputError(
+            f"{pictures[0].parent}: holds files, but {folder} has no {TABLE} of an earlier run; "
+            "give another --output"
+        )
+    for path in pictures:
+        if path.suffix == ".png":
+            path.unlink()
+    for table in tables:
+        table.unlink(missing_ok=True)

@@ -1,0 +1,109 @@
+"""One style for all commands: quick help, one shape of error, KEY VALUE last."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from loupe.__main__ import COMMANDS, main
+from loupe.commands.command_line import run_command, split_options
+
+ROOT = Path(__file__).parents[2]
+TOOLS = sorted(set((ROOT / "tools").glob("[!_]*.py")) - {ROOT / "tools" / "install_detectron2.py"})
+
+PRINT_ALL_HELP = """
+import sys
+from loupe.__main__ import COMMANDS, main
+for words in ([], *([name, "--help"] for name in COMMANDS)):
+    try:
+        main(words)
+    except SystemExit as done:
+        assert not done.code
+print(sorted({"torch", "numpy", "cv2", "detectron2", "PIL"} & sys.modules.keys()))
+"""
+
+
+def test_help_imports_nothing_that_takes_time():
+    printed = subprocess.run(
+        [sys.executable, "-c", PRINT_ALL_HELP], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.splitlines()[-1] == "[]"
+    for name in COMMANDS:
+        assert f"usage: loupe {name} " in printed
+
+
+def test_every_command_is_listed_and_has_one_shape():
+    modules = {path.stem for path in (ROOT / "projects/loupe/commands").glob("*.py")}
+    assert modules - {"__init__", "command_line"} == set(COMMANDS)
+    for name in COMMANDS:
+        module = import_module(f"loupe.commands.{name}")
+        assert {"add_arguments", "run", "main"} <= vars(module).keys()
+        assert f"loupe {name}" in module.__doc__
+
+
+def test_tools_are_doors_of_a_few_lines():
+    for path in TOOLS:
+        text = path.read_text()
+        (name,) = re.findall(r"from loupe\.commands\.(\w+) import main", text)
+        assert name in COMMANDS
+        assert len(text.splitlines()) < 12
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predikt", "a.jpg"], "there is no command 'predikt'; did you mean predict?"),
+        (["predict", "a.jpg"], "required: --output; see loupe predict --help"),
+        (["predict", "--output", "o", "SEED", "1"], "there is no INPUT before KEY VALUE"),
+        (["predict", "no.jpg", "--output", "o"], "no.jpg: there is no such file or folder"),
+        (["predict", "*.nothing", "--output", "o"], "no file fits the pattern"),
+        (
+            ["predict", "a.jpg", "--output", "o", "MODEL.DEVISE", "cpu"],
+            "MODEL.DEVISE. Did you mean MODEL.DEVICE?",
+        ),
+        (["predict", "a.jpg", "--output", "o", "SEED"], "odd length"),
+        (["train", "--num-gpus", "many"], "argument --num-gpus: invalid int value"),
+        (["train", "--config-file", "none.yaml"], "none.yaml"),
+        (["robustness", "data", "--axes", "rain"], "'rain' is unknown; choose from "),
+        (["visualize", "data", "--output", "o", "--images", "0"], "no whole number from 1 on"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(words: list[str], message: str, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    def run(arguments) -> int:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        run_command("predict", "", lambda parser: None, run, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "inputs"),
+    [
+        (["a.jpg", "b", "TEST.IMS_PER_BATCH", "1"], 2),
+        (["DSC_0001.JPG", "IMG.PNG", "SEED", "3"], 2),
+        (["a.jpg", "OUTPUT_DIR", "A.B"], 1),
+        (["SCANS.OLD"], 0),
+        (["Solver.Rate", "x"], 2),
+    ],
+)
+def test_keys_are_told_from_files(words: list[str], inputs: int):
+    assert split_options(words) == (words[:inputs], words[inputs:])
+
+
+def test_a_file_that_looks_like_a_key_is_a_file(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("TEST.IMAGE").touch()
+    assert split_options(["TEST.IMAGE"]) == (["TEST.IMAGE"], [])
