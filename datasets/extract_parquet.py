@@ -3,7 +3,6 @@
 
 Columns: `image` (bytes, or Hugging Face's {"bytes", "path"}), and perhaps `path` (a name), `mask`,
 `label`, `technique`, `source`. Files are written as they are embedded, byte for byte.
-Needs pyarrow.
 
 Example:
     python datasets/extract_parquet.py train-00000.parquet train-00001.parquet --output mine
@@ -12,7 +11,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -20,9 +18,10 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from loupe.data.sources.manifest import COLUMNS
-from loupe.data.sources.pairing import DatasetError
-from loupe.data.sources.parquet import image_bytes, parquet_label, parquet_rows
+from loupe.data.sources.entries import DatasetError
+from loupe.data.sources.formats.manifest import COLUMNS
+from loupe.data.sources.formats.parquet import image_bytes, parquet_label, parquet_rows
+from loupe.writing import write_csv
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -45,16 +44,15 @@ def extract(files: list[Path], folder: Path) -> int:
         raise FileExistsError(f"{manifest} exists; choose another --output")
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    # Under another name until it is whole: a manifest that ends early would look like one.
-    unfinished = folder / "manifest.csv.part"
     count = 0
-    with open(unfinished, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(COLUMNS)
+
+    def rows() -> Iterator[tuple[str, str, Any, str, str]]:
+        nonlocal count
         for path, number, row in _numbered_rows(files):
-            writer.writerow(_extract_row(path, number, row, folder, count))
+            yield _extract_row(path, number, row, folder, count)
             count += 1
-    unfinished.replace(manifest)
+
+    write_csv(manifest, COLUMNS, rows())
     return count
 
 
@@ -82,7 +80,10 @@ def _extract_row(
     if mask is not None:
         mask_name = f"masks/{stem}{_suffix(path, number, mask)}"
         (folder / mask_name).write_bytes(mask)
-    label = parquet_label(path, number, row, mask is not None)
+    try:
+        label = parquet_label(row, mask is not None)
+    except ValueError as error:
+        raise DatasetError(f"{path}: row {number}: {error}; give 1, 0 or nothing") from None
     return (
         image_name,
         mask_name,

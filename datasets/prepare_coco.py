@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from loupe.data.sources.catalog import load_dataset
-from loupe.data.sources.coco import write_coco
+from loupe.data.sources.formats.coco import write_coco
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:

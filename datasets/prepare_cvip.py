@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 
 from loupe.data.images.decoding import read_image, read_mask
-from loupe.data.sources.manifest import write_manifest
-from loupe.data.sources.pairing import make_dataset_dict
+from loupe.data.sources.entries import make_dataset_dict
+from loupe.data.sources.formats.manifest import write_manifest
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:

@@ -16,8 +16,8 @@ import argparse
 from pathlib import Path
 
 from loupe.data.sources.catalog import load_dataset
-from loupe.data.sources.manifest import write_manifest
-from loupe.data.sources.pairing import DatasetError
+from loupe.data.sources.entries import DatasetError
+from loupe.data.sources.formats.manifest import write_manifest
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -38,7 +38,7 @@ from skimage import data
 from loupe.config import add_loupe_config
 from loupe.data.images.augmentation import AntialiasedResize
 from loupe.data.images.decoding import read_image
-from loupe.data.sources.pairing import make_dataset_dict
+from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 
 SIZES = {"0.1 Mpx": (256, 384), "1 Mpx": (864, 1152), "12 Mpx": (3000, 4000)}

@@ -266,7 +266,7 @@ def test_an_image_listed_twice_is_found_and_the_rest_is_examined(clean, doctor):
     cut(clean, "real/r2.png")
     code, found = doctor(clean.manifest([*clean.rows(), ("real/r1.png", "", 0)]))
     assert code == 1
-    assert found["pairs"] == ["real/r1.png: listed 2 times"]
+    assert found["pairs"] == ["real/r1.png: listed more than once"]
     assert list(found) == ["pairs", "unreadable-image"]
 
 
@@ -274,7 +274,7 @@ def test_two_masks_of_one_stem_are_found(clean, doctor):
     clean.save("masks/f0.bmp", region(0))
     code, found = doctor(clean.root)
     assert code == 1
-    assert found["pairs"] == ["masks/: share their stem: f0.bmp, f0.png"]
+    assert [item.split(":")[0] for item in found["pairs"]] == ["masks/f0.bmp = f0.png"]
 
 
 def test_a_mask_of_two_images_is_noted(clean, doctor):

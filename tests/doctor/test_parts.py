@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loupe.data.sources.pairing import DatasetDict, DatasetError, make_dataset_dict
+from loupe.data.sources.entries import DatasetDict, DatasetError, make_dataset_dict
 from loupe.doctor.duplicates import candidate_pairs, look_alike, near_duplicates
 from loupe.doctor.examination import examine_all
 from loupe.doctor.facts import Facts, Grid, examine, measure_mask, perceive
@@ -228,7 +228,7 @@ def test_orphans_of_a_named_set_are_listed(tmp_path, monkeypatch):
         path.touch()
     (listing,) = list_datasets(["ddl_train"])
     assert [entry["image_id"] for entry in listing.entries] == ["real/a.png", "fake/b.png"]
-    assert listing.problems == ["masks/orphan.png: belongs to no image"]
+    assert listing.problems == ["masks/orphan.png: a mask of no image in fake/"]
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_orphans_of_a_named_set_are_listed(tmp_path, monkeypatch):
         (("fake", "masks", "real"), "fake/b.png", [0, 1]),
         (("Tp", "Gt", "Au"), "Tp/b.png", [0, 1]),
         (("tampered", "masks", "real"), "tampered/b.png", [0, 1]),
-        (("images", "masks", None), "images/b.png", [1]),
-        (("S_Tp/image", "S_Tp/mask", "S_Au/image"), "image/b.png", [1, 0]),
+        (("images", "masks", None), "b.png", [1]),
+        (("S_Tp/image", "S_Tp/mask", "S_Au/image"), "S_Tp/image/b.png", [0, 1]),
     ],
 )
 def test_a_set_with_an_orphan_is_listed_in_every_tree(tmp_path, folders, forged, labels):

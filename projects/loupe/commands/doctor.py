@@ -26,7 +26,7 @@ from loupe.writing import write_json, write_text
 if TYPE_CHECKING:
     from loupe.doctor.facts import Grid
     from loupe.doctor.findings import Finding
-    from loupe.doctor.listing import Listing
+    from loupe.doctor.listing import ListedDataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def examine_sets(listings: list[Listing], grid: Grid, arguments: argparse.Namespace) -> list:
+def examine_sets(listings: list[ListedDataset], grid: Grid, arguments: argparse.Namespace) -> list:
     """Facts of all sets, with a progress bar."""
     from tqdm import tqdm
 

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import cv2
 
-from loupe.data.sources.pairing import DatasetDict
+from loupe.data.sources.entries import DatasetDict
 from loupe.doctor.facts import (
     FACTS_VERSION,
     Facts,

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from loupe.data.sources.pairing import DatasetDict
+from loupe.data.sources.entries import DatasetDict
 from loupe.doctor.duplicates import equal_groups, near_duplicates
 from loupe.doctor.facts import Facts, MaskFacts
 from loupe.doctor.findings import Finding

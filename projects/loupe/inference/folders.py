@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from loupe.data.sources.pairing import list_images
+from loupe.data.sources.files import list_images
 
 # What a run writes into its folder.
 TABLE, UNFINISHED_TABLE = "predictions.csv", "predictions.unfinished.csv"

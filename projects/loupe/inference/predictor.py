@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 import loupe.modeling  # noqa: F401  Registers the meta-architecture with Detectron2.
 from loupe.checkpoint import load_into, load_weights
 from loupe.data.images.decoding import read_image, read_orientation
-from loupe.data.sources.pairing import make_dataset_dict
+from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.training.loaders import EvaluationDataset
 from loupe.modeling.guarded import guarded

@@ -18,7 +18,7 @@ from loupe.data.images.decoding import (
     turn,
     turn_back,
 )
-from loupe.data.sources.pairing import make_dataset_dict
+from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 
 

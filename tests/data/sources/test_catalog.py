@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from loupe.data.sources.catalog import DATASETS, load_dataset, register_forgery_datasets
-from loupe.data.sources.pairing import DatasetError
+from loupe.data.sources.catalog import load_dataset, register_forgery_datasets
+from loupe.data.sources.entries import DatasetError
+from loupe.data.sources.formats.published import PUBLISHED
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def ddl_root(tmp_path, save, monkeypatch):
 @pytest.fixture(autouse=True)
 def _clean_catalog():
     yield
-    for name in DATASETS:
+    for name in PUBLISHED:
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
@@ -54,15 +56,38 @@ def test_registering_reads_no_file(tmp_path):
 
 
 def test_importing_registers_nothing():
-    assert not set(DATASETS) & set(DatasetCatalog.list())
+    assert not set(PUBLISHED) & set(DatasetCatalog.list())
 
 
-def test_set_registered_by_somebody_else_is_loaded():
-    DatasetCatalog.register("theirs", lambda: [{"file_name": "x.png"}])
-    try:
-        assert load_dataset("theirs") == [{"file_name": "x.png"}]
-    finally:
-        DatasetCatalog.remove("theirs")
+@pytest.fixture
+def register():
+    """Registers a set as another program does."""
+    yield lambda entries: DatasetCatalog.register("theirs", lambda: entries)
+    DatasetCatalog.remove("theirs")
+
+
+def test_dicts_of_detectron2_take_their_label_from_the_mask(tmp_path, save, register):
+    masks = [save(tmp_path / f"{n}.png", np.full((4, 5), n, np.uint8)) for n in range(2)]
+    keys = {"file_name": "x.png", "height": 4, "width": 5}
+    register([{**keys, "image_id": n, "sem_seg_file_name": mask} for n, mask in enumerate(masks)])
+    authentic, forged = load_dataset("theirs")
+    assert (authentic["label"], forged["label"]) == (0, 1)
+    assert forged["mask_file_name"] == str(masks[1])
+    assert (forged["image_id"], forged["height"]) == ("1", 4)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"file_name": "x.png", "annotations": []}, "keys file_name, annotations; it needs"),
+        ({"file_name": "x.png", "label": 2}, "entry 0: the label is 2"),
+        ({"file_name": "x.png", "sem_seg_file_name": "no.png"}, "no.png: the file does not exist"),
+    ],
+)
+def test_dicts_that_say_too_little_are_refused_by_what_they_say(register, entry, message):
+    register([entry])
+    with pytest.raises(DatasetError, match=message):
+        load_dataset("theirs")
 
 
 def test_path_is_loaded(tmp_path, save):

@@ -14,9 +14,9 @@ from pycocotools import mask as run_lengths
 
 from datasets.prepare_coco import main
 from loupe.data.images.decoding import read_mask
-from loupe.data.sources.coco import decode_regions, encode_regions, make_coco, write_coco
-from loupe.data.sources.loading import load_path
-from loupe.data.sources.pairing import DatasetError, make_dataset_dict
+from loupe.data.sources.catalog import load_dataset
+from loupe.data.sources.entries import DatasetError, make_dataset_dict
+from loupe.data.sources.formats.coco import decode_regions, encode_regions, make_coco, write_coco
 
 HEIGHT, WIDTH = 30, 40
 
@@ -78,7 +78,7 @@ def write(tmp_path):
 
 
 def read_one(path: Path) -> np.ndarray:
-    (entry,) = load_path(path)
+    (entry,) = load_dataset(path)
     assert entry["label"] == 1
     return read_mask(entry["mask_file_name"]) >= 0.5
 
@@ -86,7 +86,7 @@ def read_one(path: Path) -> np.ndarray:
 def test_what_is_written_is_read_back(entries, tmp_path, forged):
     path = tmp_path / "set/instances.json"
     write_coco(entries, path)
-    read = load_path(path)
+    read = load_dataset(path)
     assert [entry["label"] for entry in read] == [1, 0, 1, 1, None]
     assert [entry["mask_file_name"] is None for entry in read] == [False, True, False, True, True]
     assert [Path(entry["file_name"]).resolve() for entry in read] == [
@@ -148,17 +148,17 @@ def test_the_forged_pixels_of_an_image_are_the_union_of_its_annotations(write):
 
 
 def test_an_image_without_annotations_is_authentic(write):
-    (entry,) = load_path(write())
+    (entry,) = load_dataset(write())
     assert (entry["label"], entry["mask_file_name"]) == (0, None)
 
 
 def test_masks_are_drawn_once_and_the_set_is_not_written_to(write, cache):
     path = write([[4, 3, 14, 3, 14, 9, 4, 9]])
     before = sorted(path.parent.iterdir())
-    (file,) = [Path(entry["mask_file_name"]) for entry in load_path(path)]
+    (file,) = [Path(entry["mask_file_name"]) for entry in load_dataset(path)]
     assert cache in file.parents
     time = file.stat().st_mtime_ns
-    load_path(path)
+    load_dataset(path)
     assert file.stat().st_mtime_ns == time
     assert sorted(p for p in path.parent.iterdir() if p != cache) == before
 
@@ -184,7 +184,7 @@ def test_another_content_has_other_masks(write):
 def test_faults_are_refused_by_name(write, segmentations, image, message):
     path = write(*segmentations, **image)
     with pytest.raises(DatasetError, match=message) as error:
-        load_path(path)
+        load_dataset(path)
     assert str(error.value).startswith(str(path))
 
 
@@ -192,7 +192,7 @@ def test_images_of_one_id_are_refused(tmp_path):
     path = tmp_path / "coco.json"
     path.write_text(json.dumps({"images": [{"id": 1, "file_name": name} for name in "ab"]}))
     with pytest.raises(DatasetError, match="share the id 1"):
-        load_path(path)
+        load_dataset(path)
 
 
 def test_paths_are_relative_to_the_file(entries, tmp_path):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from loupe.data.images.decoding import read_mask
-from loupe.data.sources.loading import load_path
-from loupe.data.sources.manifest import write_manifest
-from loupe.data.sources.pairing import make_dataset_dict
+from loupe.data.sources.catalog import load_dataset
+from loupe.data.sources.entries import make_dataset_dict
+from loupe.data.sources.formats.manifest import write_manifest
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def entries(tmp_path, save):
 
 
 def test_written_manifest_gives_the_same_set(entries, tmp_path):
-    read = load_path(write_manifest(entries, tmp_path / "out"))
+    read = load_dataset(write_manifest(entries, tmp_path / "out"))
     for before, after in zip(entries, read, strict=True):
         for key in ("label", "technique", "source"):
             assert before[key] == after[key]
@@ -40,7 +40,7 @@ def test_no_image_is_copied(entries, tmp_path):
 
 def test_mask_with_a_rule_is_written_anew(entries, tmp_path):
     write_manifest([entries[0] | {"mask_rule": "inverted"}], tmp_path / "out")
-    (entry,) = load_path(tmp_path / "out")
+    (entry,) = load_dataset(tmp_path / "out")
     np.testing.assert_array_equal(read_mask(entry["mask_file_name"]), [[1.0, 0.0]])
 
 

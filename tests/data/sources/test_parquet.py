@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from datasets.extract_parquet import main
 from loupe.data.images.decoding import read_image, read_mask
-from loupe.data.sources.loading import load_path
-from loupe.data.sources.pairing import DatasetError
+from loupe.data.sources.catalog import load_dataset
+from loupe.data.sources.entries import DatasetError
 
 
 @pytest.fixture
 def write(tmp_path):
     """Writes a parquet file of columns."""
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-
     def write(name: str = "set.parquet", **columns: list) -> Path:
-        parquet.write_table(arrow.table(columns), tmp_path / name)
+        pq.write_table(pa.table(columns), tmp_path / name)
         return tmp_path / name
 
     return write
@@ -38,7 +36,7 @@ def embed(value: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
 
 def test_paths_are_relative_to_the_file(write, tmp_path):
     path = write(image=["a.png", "b.png"], mask=["m/a.png", None])
-    forged, authentic = load_path(path)
+    forged, authentic = load_dataset(path)
     assert (forged["label"], authentic["label"]) == (1, 0)
     assert forged["file_name"] == str(tmp_path / "a.png")
     assert forged["mask_file_name"] == str(tmp_path / "m/a.png")
@@ -46,44 +44,36 @@ def test_paths_are_relative_to_the_file(write, tmp_path):
 
 
 def test_the_column_path_stands_in_for_image(write):
-    (entry,) = load_path(write(path=["a.png"], mask=["Negative"]))
+    (entry,) = load_dataset(write(path=["a.png"], mask=["Negative"]))
     assert (entry["image_id"], entry["label"]) == ("a.png", 0)
 
 
 def test_labels_techniques_and_sources_are_taken(write):
     columns = {"image": ["a", "b", "c"], "label": [1, 0, None], "technique": ["x", "", None]}
-    entries = load_path(write(**columns, source=["s", "t", None]))
+    entries = load_dataset(write(**columns, source=["s", "t", None]))
     assert [entry["label"] for entry in entries] == [1, 0, None]
     assert [entry["technique"] for entry in entries] == ["x", "", ""]
     assert [entry["source"] for entry in entries] == ["s", "t", ""]
 
 
 def test_images_alone_are_unlabelled(write):
-    (entry,) = load_path(write(image=["a.png"]))
+    (entry,) = load_dataset(write(image=["a.png"]))
     assert entry["label"] is None
 
 
-def test_without_pyarrow_the_remedy_is_named(tmp_path, monkeypatch):
-    (tmp_path / "set.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DatasetError, match=r"set\.parquet: .* pip install pyarrow"):
-        load_path(tmp_path / "set.parquet")
-
-
 def test_a_file_that_is_no_parquet_is_refused(tmp_path):
-    pytest.importorskip("pyarrow")
     (tmp_path / "set.parquet").write_text("text")
     with pytest.raises(DatasetError, match="is no parquet file"):
-        load_path(tmp_path / "set.parquet")
+        load_dataset(tmp_path / "set.parquet")
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
         ({"picture": ["a"]}, "the columns are picture"),
-        ({"image": ["a", None]}, "row 1 has image None"),
-        ({"image": ["a"], "mask": [3]}, "row 0 has image 'a' and mask '3'"),
-        ({"image": ["a"], "label": [2]}, "row 0 has label 2"),
+        ({"image": ["a", None]}, "row 1: image is None"),
+        ({"image": ["a"], "mask": [3]}, "row 0: image is 'a' and mask is 3"),
+        ({"image": ["a"], "label": [2]}, "row 0: the label is 2"),
         ({"image": [b"\x89PNG"]}, "unpack it with datasets/extract_parquet"),
         ({"image": [{"bytes": b"\x89PNG", "path": "a"}]}, "unpack it with"),
     ],
@@ -91,7 +81,7 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path):
 def test_faults_are_refused_by_name(write, columns, message):
     path = write(**columns)
     with pytest.raises(DatasetError, match=message) as error:
-        load_path(path)
+        load_dataset(path)
     assert str(error.value).startswith(str(path))
 
 
@@ -99,7 +89,7 @@ def test_embedded_images_are_unpacked_byte_for_byte(write, tmp_path):
     images = [embed(10, "JPEG"), embed(20)]
     path = write(path=["x/a.jpg", "../b.png"], image=images, mask=[embed(255, mode="L"), None])
     main([str(path), "--output", str(tmp_path / "out")])
-    forged, authentic = load_path(tmp_path / "out")
+    forged, authentic = load_dataset(tmp_path / "out")
     assert (forged["label"], authentic["label"]) == (1, 0)
     assert Path(forged["file_name"]).read_bytes() == images[0]
     assert Path(forged["file_name"]).name == "0000000_a.jpg"
@@ -112,7 +102,7 @@ def test_images_as_hugging_face_embeds_them_are_unpacked(write, tmp_path):
     cells = [{"bytes": embed(10), "path": "a.png"}, {"bytes": embed(20), "path": None}]
     path = write(image=cells, label=[1, None])
     main([str(path), "--output", str(tmp_path / "out")])
-    entries = load_path(tmp_path / "out")
+    entries = load_dataset(tmp_path / "out")
     assert [entry["label"] for entry in entries] == [1, None]
     names = [Path(entry["file_name"]).name for entry in entries]
     assert names == ["0000000_a.png", "0000001.png"]
@@ -121,7 +111,7 @@ def test_images_as_hugging_face_embeds_them_are_unpacked(write, tmp_path):
 def test_several_files_are_joined(write, tmp_path):
     paths = [write(f"{n}.parquet", image=[embed(n)], path=["same.png"]) for n in range(2)]
     main([*map(str, paths), "--output", str(tmp_path / "out")])
-    assert len(load_path(tmp_path / "out")) == 2
+    assert len(load_dataset(tmp_path / "out")) == 2
 
 
 def test_a_row_without_an_image_leaves_no_manifest(write, tmp_path):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from loupe.data.sources.pairing import DatasetError
+from loupe.data.sources.entries import DatasetError
 from loupe.data.sources.photographs import PHOTOGRAPHS, SPLITS, gather_photographs, load_photographs
 from loupe.data.sources.synthetic import list_synthetic, make_sample, render, technique_of
 from loupe.synthesis import AUTHENTIC, DEFAULT_TECHNIQUES

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from loupe.data.images.decoding import UnreadableImageError
-from loupe.data.sources.pairing import make_dataset_dict
+from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper, label_regions
 
 

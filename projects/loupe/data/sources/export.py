@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from loupe.data.sources.manifest import COLUMNS
+from loupe.data.sources.formats.manifest import COLUMNS
 from loupe.data.sources.photographs import SPLITS
 from loupe.data.sources.synthetic import make_sample
 

@@ -1,57 +1,76 @@
-"""A data set's entries as columns of one file, which processes map into memory and share.
+"""A data set's entries as columns of an Arrow file, which processes map into memory and share.
 
 A list of 1.5 million dicts takes over a gigabyte, and each process that reads it soon owns a copy.
-Here a path is a number for its folder and the bytes of its name; an entry becomes a dict when it is
-asked for. What goes to a worker is the file's name, not its content.
+Here an entry becomes a dict when it is asked for. What goes to a worker is the file's name.
 
-The file: MAGIC, the header's length (8 bytes), the header (JSON: what the index was made from, and
-type, length and place of each array), the arrays. A checksum covers the arrays.
+The file (an Arrow stream and its CRC-32) lies in `index/` of `files.cache_folder()`. It is taken
+only if all of this is as it was when it was written:
+
+    * a list file, or a folder with a manifest: size and time of change of the list;
+    * any other folder: the times of change of it and of all folders below (which change when a file
+      is added, removed or renamed), and size and time of all `.csv` in them;
+    * the code of this package, since it decides what a tree means;
+    * the path as it was given, and what it means from the current folder.
+
+Not noticed: an image or mask that is overwritten under its name (an index holds no pixels), and a
+change that sets the time back.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import logging
 import mmap
 import os
-import secrets
+import stat
+import time
 import zlib
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from loupe.data.sources.pairing import DatasetDict, make_dataset_dict
+from loupe.data.sources.entries import DatasetDict, make_dataset_dict
+from loupe.data.sources.files import CACHE_VARIABLE, cache_folder, find_files
+from loupe.writing import replacing
 
 UNLABELLED = -1
+# Smaller sets are listed in less than a second.
+SMALLEST_CACHED = 20_000
+# What has changed so recently may change again without showing it: file systems' clocks are coarse.
+SETTLED_NS = 2_000_000_000
 
-MAGIC = b"LOUPEIX1"
-_ALIGNMENT = 64
-# Paths are split at their last slash, since few folders hold many files.
+# Split at their last slash, since few folders hold many files.
 _PATHS = ("file_name", "mask_file_name", "image_id")
 # Few different values each.
 _CODES = ("technique", "source", "mask_rule")
-_KEYS = {*_PATHS, *_CODES, "label", "wholly_forged"}
-_NEEDED = {"file_name", "mask_file_name", "image_id", "label", "technique", "source"}
+_NEEDED = {*_PATHS, "label", "technique", "source"}
+_KEYS = {*_NEEDED, "mask_rule", "wholly_forged"}
 
-Header = dict[str, Any]
+_logger = logging.getLogger(__name__)
+
+# Path -> size and time of change in ns; folders have size -1.
+Stamps = dict[str, list[int]]
 
 
-class IndexFileError(ValueError):
-    """A file that is no index, or a damaged one."""
+class DatasetIndex:
+    """Dataset dicts, in the order in which they were listed, each made when it is asked for.
 
+    Attributes:
+        labels: (N,) int8: 1 forged, 0 authentic, UNLABELLED.
+    """
 
-class DatasetIndex(Sequence[DatasetDict]):
-    """Dataset dicts, in the order in which they were listed, each made when it is asked for."""
-
-    def __init__(
-        self, arrays: dict[str, np.ndarray], file: Path | None = None, check: int | None = None
-    ) -> None:
-        """Takes columns, the file that they are mapped from, if any, and the checksum in it."""
-        self._arrays = arrays
-        self._file = file
-        self._check = check
+    def __init__(self, batch: pa.RecordBatch, file: Path | None = None, check: int = 0) -> None:
+        """Takes columns, and the file that they are mapped from with its checksum, if any."""
+        self._batch, self._file, self._check = batch, file, check
+        self._columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        self.labels: np.ndarray = self._columns["label"].to_numpy()
 
     @classmethod
     def open(cls, file: Path, *, verify: bool = True) -> DatasetIndex:
@@ -62,93 +81,44 @@ class DatasetIndex(Sequence[DatasetDict]):
             verify: read all of it once and compare its checksum.
 
         Raises:
-            IndexFileError: it is no index, or a damaged one.
+            ValueError: it is no index, or a damaged one.
             OSError: it cannot be read.
         """
-        # Both of one opened file: under its name another may come to lie meanwhile.
         with open(file, "rb") as stream:
-            header = _read_header(stream)
-            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        start = header["start"]
-        if len(content) != start + header["bytes"]:
-            raise IndexFileError(f"{file}: {len(content)} bytes, not {start + header['bytes']}")
-        if verify and zlib.crc32(memoryview(content)[start:]) != header["checksum"]:
-            raise IndexFileError(f"{file}: the checksum does not fit")
-        arrays = {
-            name: np.frombuffer(content, kind, count, start + place)
-            for name, (kind, count, place) in header["arrays"].items()
-        }
-        return cls(arrays, file, header["checksum"])
+            content = pa.py_buffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        body, tail = content.slice(0, max(0, content.size - 4)), content.slice(content.size - 4)
+        check = int.from_bytes(tail.to_pybytes(), "little")
+        if verify and zlib.crc32(body) != check:
+            raise ValueError(f"{file}: the checksum does not fit")
+        return cls(pa.ipc.open_stream(body).read_next_batch(), file, check)
 
-    def write(self, file: Path, about: Header, extra: dict[str, np.ndarray] | None = None) -> None:
-        """Writes the columns, whole or not at all.
-
-        Args:
-            file: path to write; its folder is made.
-            about: kept in the header.
-            extra: more arrays to keep with them.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        places, position, checksum = {}, 0, 0
-        blocks = []
-        for name, values in (self._arrays | (extra or {})).items():
-            block = values.tobytes()
-            block += bytes(-len(block) % _ALIGNMENT)
-            places[name] = (values.dtype.str, len(values), position)
-            position += len(block)
-            checksum = zlib.crc32(block, checksum)
-            blocks.append(block)
-        header = {"about": about, "arrays": places, "bytes": position, "checksum": checksum}
-        text = json.dumps(header).encode()
-        text += b" " * (-(len(MAGIC) + 8 + len(text)) % _ALIGNMENT)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Not `tempfile`, whose files nobody else may read: the cache may be shared.
-        unfinished = file.with_name(f"{file.name}.{os.getpid()}-{secrets.token_hex(4)}.unfinished")
-        try:
-            with open(unfinished, "xb") as stream:
-                stream.write(MAGIC + len(text).to_bytes(8, "little") + text)
-                stream.writelines(blocks)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(unfinished, file)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
-
-    def extra(self, name: str) -> np.ndarray:
-        """An array that was written with the columns."""
-        return self._arrays[name]
-
-    def texts(self, name: str) -> Iterator[str]:
-        """Texts that were written with the columns, see `text_arrays`."""
-        return (self._text(name, row) for row in range(len(self._arrays[f"{name}.ends"]) - 1))
+    def write(self, file: Path, about: dict[str, Any]) -> None:
+        """Writes the columns, whole or not at all; `about` is kept with them."""
+        batch = self._batch.replace_schema_metadata({"about": json.dumps(about)})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        body = sink.getvalue()
+        with replacing(file) as stream:
+            stream.write(body)
+            stream.write(zlib.crc32(body).to_bytes(4, "little"))
 
     @property
-    def labels(self) -> np.ndarray:
-        """(N,) int8: 1 forged, 0 authentic, UNLABELLED."""
-        return self._arrays["label"]
+    def about(self) -> dict[str, Any]:
+        """What was said about the index when it was written."""
+        return json.loads((self._batch.schema.metadata or {})[b"about"])
 
     @property
     def nbytes(self) -> int:
         """Bytes of all columns."""
-        return sum(values.nbytes for values in self._arrays.values())
+        return self._batch.nbytes
 
     def __len__(self) -> int:
         """Number of entries."""
-        return len(self.labels)
+        return self._batch.num_rows
 
-    @overload
-    def __getitem__(self, index: int) -> DatasetDict: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[DatasetDict]: ...
-
-    def __getitem__(self, index: int | slice) -> DatasetDict | list[DatasetDict]:
-        """The dataset dict at a place, a new one each time, or a list of them."""
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> DatasetDict:
+        """The dataset dict at a place, a new one each time."""
         row = index + len(self) if index < 0 else index
         if not 0 <= row < len(self):
             raise IndexError(f"entry {index} of {len(self)}")
@@ -158,141 +128,189 @@ class DatasetIndex(Sequence[DatasetDict]):
             self._path("image_id", row),
             label=None if label == UNLABELLED else label,
             mask_file_name=self._path("mask_file_name", row),
-            technique=self._code("technique", row),
-            source=self._code("source", row),
-            wholly_forged=bool(self._arrays["wholly_forged"][row]),
+            technique=self._text("technique", row),
+            source=self._text("source", row),
+            wholly_forged=self._columns["wholly_forged"][row].as_py(),
         )
-        rule = self._code("mask_rule", row)
+        rule = self._text("mask_rule", row)
         return entry | {"mask_rule": rule} if rule else entry
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Callable[..., DatasetIndex], tuple[Any, ...]]:
         """The file's name where there is a file, so that workers map it, too."""
         if self._file is None:
-            return {"arrays": self._arrays}
-        return {"file": self._file, "check": self._check}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Maps the file again.
-
-        Raises:
-            IndexFileError: it has been replaced meanwhile.
-        """
-        if "arrays" in state:
-            self.__init__(state["arrays"])
-            return
-        opened = DatasetIndex.open(state["file"], verify=False)
-        if opened._check != state["check"]:
-            raise IndexFileError(f"{state['file']}: the data set has changed; start again")
-        self.__init__(opened._arrays, state["file"], state["check"])
+            return DatasetIndex, (self._batch,)
+        return _reopen, (self._file, self._check)
 
     def _path(self, name: str, row: int) -> str | None:
-        folder = int(self._arrays[f"{name}.folder"][row])
-        if folder < 0:
-            return None
-        return self._text(f"{name}.folders", folder) + self._text(f"{name}.names", row)
+        folder = self._text(f"{name}.folder", row)
+        return None if folder is None else folder + self._text(name, row)
 
-    def _code(self, name: str, row: int) -> str:
-        return self._text(f"{name}.values", int(self._arrays[name][row]))
-
-    def _text(self, name: str, row: int) -> str:
-        start, end = self._arrays[f"{name}.ends"][row : row + 2]
-        return str(self._arrays[name][start:end].data, "utf-8", "surrogatepass")
+    def _text(self, name: str, row: int) -> str | None:
+        value = self._columns[name][row].as_py()
+        return None if value is None else value.decode("utf-8", "surrogatepass")
 
 
-def make_index(entries: Iterable[DatasetDict]) -> DatasetIndex | None:
-    """Columns of dataset dicts, each looked at once; None if they hold what columns cannot."""
-    texts = {name: _Texts() for name in _PATHS}
-    folders = {name: _Table() for name in _PATHS}
-    values = {name: _Table() for name in _CODES}
-    rows = {name: array("i") for name in (*_PATHS, *_CODES)}
-    labels, whole = array("b"), array("b")
-    for entry in entries:
-        if not entry.keys() <= _KEYS or not entry.keys() >= _NEEDED:
-            return None
-        for name in _PATHS:
-            path = entry[name]
-            if path is None:
-                rows[name].append(-1)
-                texts[name].append("")
-                continue
-            if not isinstance(path, str):
-                return None
-            cut = path.rfind("/") + 1
-            rows[name].append(folders[name][path[:cut]])
-            texts[name].append(path[cut:])
-        for name in _CODES:
-            value = entry.get(name, "")
-            if not isinstance(value, str):
-                return None
-            rows[name].append(values[name][value])
-        label = entry["label"]
-        labels.append(UNLABELLED if label is None else label)
-        whole.append(entry.get("wholly_forged", False))
-    arrays = {"label": np.array(labels, np.int8), "wholly_forged": np.array(whole, np.int8)}
+def _reopen(file: Path, check: int) -> DatasetIndex:
+    index = DatasetIndex.open(file, verify=False)
+    if index._check != check:
+        raise ValueError(f"{file}: the data set has changed; start again")
+    return index
+
+
+def make_index(entries: Sequence[DatasetDict]) -> DatasetIndex | None:
+    """Columns of dataset dicts; None if they hold what columns cannot."""
+    if not all(map(_fits, entries)):
+        return None
+    labels = [UNLABELLED if e["label"] is None else e["label"] for e in entries]
+    columns = {
+        "label": pa.array(labels, pa.int8()),
+        "wholly_forged": pa.array([bool(e.get("wholly_forged")) for e in entries], pa.bool_()),
+    }
     for name in _PATHS:
-        arrays[f"{name}.folder"] = np.array(rows[name], np.int32)
-        arrays |= text_arrays(f"{name}.folders", folders[name])
-        arrays |= texts[name].arrays(f"{name}.names")
+        split = [e[name] if e[name] is None else e[name].rpartition("/") for e in entries]
+        folders = _texts(parts and parts[0] + parts[1] for parts in split)
+        columns[f"{name}.folder"] = folders.dictionary_encode()
+        columns[name] = _texts(parts and parts[2] for parts in split)
     for name in _CODES:
-        arrays[name] = np.array(rows[name], np.int32)
-        arrays |= text_arrays(f"{name}.values", values[name])
-    return DatasetIndex(arrays)
+        columns[name] = _texts(e.get(name, "") for e in entries).dictionary_encode()
+    return DatasetIndex(pa.RecordBatch.from_pydict(columns))
 
 
-def text_arrays(name: str, texts: Iterable[str]) -> dict[str, np.ndarray]:
-    """Texts as two arrays: their bytes, and where each ends."""
-    return _Texts(texts).arrays(name)
+def _fits(entry: DatasetDict) -> bool:
+    if not _NEEDED <= entry.keys() <= _KEYS:
+        return False
+    texts = [entry["mask_file_name"] or "", entry.get("mask_rule", "")]
+    texts += [entry[name] for name in ("file_name", "image_id", "technique", "source")]
+    return all(isinstance(text, str) for text in texts)
 
 
-def read_about(file: Path) -> Header:
-    """What was said about an index when it was written.
+def _texts(values: Iterator[str | None]) -> pa.Array:
+    # As bytes: names need not be UTF-8.
+    encoded = [None if v is None else v.encode("utf-8", "surrogatepass") for v in values]
+    return pa.array(encoded, pa.large_binary())
 
-    Raises:
-        IndexFileError: it is no index.
-        OSError: it cannot be read.
+
+def cached_index(
+    path: Path, lister: Callable[[], list[DatasetDict]]
+) -> DatasetIndex | list[DatasetDict]:
+    """Index of a list file or folder, from its file where that is up to date.
+
+    Several processes may ask at once: one lists, the others wait for it.
+
+    Args:
+        path: list file or folder.
+        lister: lists its dataset dicts.
+
+    Returns:
+        The index; a list of dicts if they hold what an index cannot.
     """
-    with open(file, "rb") as stream:
-        return _read_header(stream)["about"]
+    file = index_file(path)
+    index = _open_fresh(file, path)
+    if index is not None:
+        return index
+    with _one_at_a_time(path):
+        return _open_fresh(file, path) or _list(file, path, lister)
 
 
-class _Table(dict[str, int]):
-    """Numbers of the texts that have been asked for, in turn."""
-
-    def __missing__(self, text: str) -> int:
-        number = self[text] = len(self)
-        return number
+def index_file(path: Path) -> Path:
+    """Where the index of a data set is kept."""
+    key = f"{path}\0{os.path.abspath(path)}".encode("utf-8", "surrogateescape")
+    return cache_folder() / "index" / f"{hashlib.blake2b(key, digest_size=12).hexdigest()}.arrow"
 
 
-class _Texts:
-    """Many texts in one run of bytes."""
-
-    def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._bytes = bytearray()
-        self._ends = array("q", [0])
-        for text in texts:
-            self.append(text)
-
-    def append(self, text: str) -> None:
-        self._bytes += text.encode("utf-8", "surrogatepass")
-        self._ends.append(len(self._bytes))
-
-    def arrays(self, name: str) -> dict[str, np.ndarray]:
-        ends = np.array(self._ends, np.int64)
-        return {name: np.frombuffer(self._bytes, np.uint8), f"{name}.ends": ends}
-
-
-def _read_header(stream: BinaryIO) -> Header:
-    """The header of a file that has just been opened."""
-    start = stream.read(len(MAGIC) + 8)
-    length = int.from_bytes(start[len(MAGIC) :], "little")
-    if start[: len(MAGIC)] != MAGIC or length > os.fstat(stream.fileno()).st_size:
-        raise IndexFileError(f"{stream.name}: it is no index")
+def _list(
+    file: Path, path: Path, lister: Callable[[], list[DatasetDict]]
+) -> DatasetIndex | list[DatasetDict]:
+    start, stamps = time.time_ns(), {name: _stamp(name) for name in _watched(path)}
+    entries = lister()
+    index = make_index(entries)
+    if index is None or len(index) < SMALLEST_CACHED:
+        return entries if index is None else index
+    del entries
+    if stamps != {name: _stamp(name) for name in stamps}:
+        _logger.warning("%s has changed while it was listed; start again to be sure", path)
+        return index
+    if max(changed for _, changed in stamps.values()) > start - SETTLED_NS:
+        _logger.info("%s has just changed: its index is not kept this time", path)
+        return index
     try:
-        header = json.loads(stream.read(length))
-        header["start"] = len(start) + length
-        known = {"about", "arrays", "bytes", "checksum"} <= header.keys()
-    except (ValueError, TypeError) as error:
-        raise IndexFileError(f"{stream.name}: the header is damaged ({error})") from None
-    if not known:
-        raise IndexFileError(f"{stream.name}: the header is incomplete")
-    return header
+        index.write(file, {"path": str(path), "readers": _readers_digest(), "stamps": stamps})
+        return DatasetIndex.open(file, verify=False)
+    except OSError as error:
+        _warn_once(str(file.parent), str(error))
+        return index
+
+
+def _open_fresh(file: Path, path: Path) -> DatasetIndex | None:
+    """The index in a file; None if there is none, or none of the data set as it is now."""
+    try:
+        index = DatasetIndex.open(file)
+        about = index.about
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        _logger.warning("The index of %s cannot be used and is made anew: %s", path, error)
+        return None
+    if about["path"] != str(path) or about["readers"] != _readers_digest():
+        return None
+    changed = next((name for name, was in about["stamps"].items() if _stamp(name) != was), None)
+    if changed is not None:
+        _logger.info("%s has changed: the index of %s is made anew", changed, path)
+        return None
+    return index
+
+
+def _stamp(path: str) -> list[int]:
+    """Size and time of change; zeros if it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return [0, 0]
+    return [-1 if stat.S_ISDIR(found.st_mode) else found.st_size, found.st_mtime_ns]
+
+
+def _watched(path: Path) -> Iterator[str]:
+    """Everything that the entries of a data set depend on."""
+    manifest = path / "manifest.csv"
+    if not path.is_dir() or manifest.is_file():
+        yield str(manifest if path.is_dir() else path)
+        return
+    found = find_files(path)
+    yield str(path)
+    tables = (name for name in found.others if name.lower().endswith(".csv"))
+    yield from (os.path.join(path, name) for name in (*found.folders, *tables))
+
+
+@cache
+def _readers_digest() -> str:
+    """Digest of the code that lists data sets."""
+    digest = hashlib.blake2b(digest_size=12)
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _warn_once(folder: str, error: str) -> None:
+    _logger.warning(
+        "Indices of data sets cannot be kept in %s (%s): they are made at each start, and workers "
+        "that are spawned copy them; set %s to a folder that can be written",
+        folder,
+        error,
+        CACHE_VARIABLE,
+    )
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Waits until no other process lists the same data set.
+
+    The lock is on the data set, so that no file is made for it, and ends with the process.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # Some network file systems have no locks.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

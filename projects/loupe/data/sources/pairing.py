@@ -1,185 +1,124 @@
-"""Lists image files, pairs them with masks by stem (never by position), builds dataset dicts."""
+"""Pairs images with masks by stem, never by position: one missing mask shifts nothing."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-DatasetDict = dict[str, Any]
+from loupe.data.sources.entries import Listing, Problem, make_dataset_dict, names
+from loupe.data.sources.files import list_images
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm"}
-)
 # What data sets append to a mask's stem.
 MASK_STEM_ENDINGS = ("", "_gt", "_mask")
 
 _logger = logging.getLogger(__name__)
 
 
-class DatasetError(ValueError):
-    """A folder or list file that is no data set: names the place, what is wrong and the remedy."""
+class ImageAndMask(NamedTuple):
+    """Paths relative to the folders of images and of masks.
 
-
-def make_dataset_dict(
-    file_name: str | Path,
-    image_id: str,
-    *,
-    label: int | None,
-    mask_file_name: str | Path | None = None,
-    technique: str = "",
-    source: str = "",
-    wholly_forged: bool = False,
-) -> DatasetDict:
-    """One entry of a data set, as every part of Loupe expects it; files are not opened.
-
-    Args:
-        file_name: the image file.
-        image_id: unique in the data set, and the same whenever it is listed.
-        label: 1 = forged, 0 = authentic, None = unlabelled.
-        mask_file_name: the mask file; None = authentic, or the mask is not known.
-        technique: how it was forged, where the data set says so.
-        source: where it comes from, where the data set says so.
-        wholly_forged: every pixel is forged, so that no mask file is needed.
+    Attributes:
+        image: the image.
+        mask: the mask that has its stem; None = there is none, or it cannot be told which.
+        is_forged: there is such a mask, even if it cannot be told which.
     """
-    entry = {
-        "file_name": str(file_name),
-        "mask_file_name": None if mask_file_name is None else str(mask_file_name),
-        "label": label,
-        "image_id": image_id,
-        "technique": technique,
-        "source": source,
-    }
-    return entry | {"wholly_forged": True} if wholly_forged else entry
+
+    image: str
+    mask: str | None
+    is_forged: bool
 
 
-def list_images(folder: str | Path) -> list[str]:
-    """Paths of all image files under a folder, relative to it, sorted; hidden ones left out."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DatasetError(f"{folder}: no such folder; check the path")
-    return sorted(_walk(str(folder), ""))
-
-
-def names(items: Iterable[str], limit: int = 5) -> str:
-    """The first names of a list, for a message."""
-    items = list(items)
-    more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(items[:limit]) + more
-
-
-def pair_by_stem(
-    image_folder: Path,
-    mask_folder: Path,
-    *,
-    mask_endings: Sequence[str] = MASK_STEM_ENDINGS,
-) -> list[tuple[str, str | None]]:
-    """Pairs each image of a folder with the mask that has its stem.
-
-    Args:
-        image_folder: images, at any depth.
-        mask_folder: masks, at the same relative paths.
-        mask_endings: what may follow the image's stem in the mask's.
+def pair_by_stem(image_folder: Path, mask_folder: Path) -> tuple[list[ImageAndMask], list[Problem]]:
+    """Pairs each image below a folder with the mask of its stem, at the same relative path.
 
     Returns:
-        (image, mask) paths relative to their folders; mask None where there is none.
-
-    Raises:
-        DatasetError: two files have one stem, or a mask belongs to no image.
+        The pairs; masks that belong to no image, and stems that several files share. Such images
+        are paired with no mask.
     """
-    images = _by_stem(image_folder)
-    masks = _by_stem(mask_folder)
-    pairs: list[tuple[str, str | None]] = []
-    used = set()
-    for stem, image in images.items():
-        found = next((stem + end for end in mask_endings if stem + end in masks), None)
-        pairs.append((image, masks[found] if found is not None else None))
+    images, masks = _by_stem(image_folder), _by_stem(mask_folder)
+    pairs, used = [], set()
+    for stem, files in images.items():
+        found = next((stem + end for end in MASK_STEM_ENDINGS if stem + end in masks), None)
         used.add(found)
-    orphans = [mask for stem, mask in masks.items() if stem not in used]
-    if orphans:
-        raise DatasetError(
-            f"{mask_folder}: {len(orphans)} masks belong to no image of {image_folder} "
-            f"({names(orphans)}); add the images or remove the masks"
+        candidates = [] if found is None else masks[found]
+        is_clear = len(files) == len(candidates) == 1
+        pairs += [
+            ImageAndMask(image, candidates[0] if is_clear else None, bool(candidates))
+            for image in files
+        ]
+    problems = [
+        Problem(
+            f"{folder.name}/{' = '.join(files)}",
+            "files share their stem, so that masks cannot be paired",
+            "rename all but one of each, or write a manifest.csv",
         )
-    return pairs
+        for folder, stems in ((image_folder, images), (mask_folder, masks))
+        for files in stems.values()
+        if len(files) > 1
+    ]
+    problems += [
+        Problem(
+            f"{mask_folder.name}/{mask}",
+            f"a mask of no image in {image_folder.name}/",
+            "add the image or remove the mask",
+        )
+        for stem, files in masks.items()
+        if stem not in used
+        for mask in files
+    ]
+    return pairs, problems
 
 
-def read_forged(
-    image_folder: Path, mask_folder: Path, *, technique: str = "", source: str = ""
-) -> list[DatasetDict]:
-    """Dataset dicts of forged images. One whose mask is missing keeps its label, without a mask."""
-    pairs = pair_by_stem(image_folder, mask_folder)
-    bare = [image for image, mask in pairs if mask is None]
-    if bare:
-        _logger.warning(
-            "%s: %d of %d forged images have no mask in %s (%s); "
-            "they count for the image's verdict only",
-            image_folder,
-            len(bare),
-            len(pairs),
-            mask_folder,
-            names(bare),
-        )
-    return [
+def list_forged(image_folder: Path, mask_folder: Path, *, technique: str = "") -> Listing:
+    """Forged images and their masks. One whose mask is missing keeps its label, without a mask."""
+    pairs, problems = pair_by_stem(image_folder, mask_folder)
+    warn_of_missing_masks(image_folder, [pair.image for pair in pairs if not pair.is_forged])
+    entries = [
         make_dataset_dict(
             os.path.join(image_folder, image),
             f"{image_folder.name}/{image}",
             label=1,
             mask_file_name=None if mask is None else os.path.join(mask_folder, mask),
             technique=technique,
-            source=source,
         )
-        for image, mask in pairs
+        for image, mask, _ in pairs
     ]
+    return Listing(entries, problems)
 
 
-def read_unpaired(
-    folder: Path,
-    *,
-    label: int | None,
-    technique: str = "",
-    source: str = "",
-    wholly_forged: bool = False,
-) -> list[DatasetDict]:
-    """Dataset dicts of images that have no mask files: authentic, unlabelled or wholly forged."""
-    return [
+def list_unpaired(
+    folder: Path, *, label: int | None, technique: str = "", wholly_forged: bool = False
+) -> Listing:
+    """Images that have no mask files: authentic, unlabelled or wholly forged."""
+    entries = [
         make_dataset_dict(
             os.path.join(folder, image),
             image if label is None else f"{folder.name}/{image}",
             label=label,
             technique=technique,
-            source=source,
             wholly_forged=wholly_forged,
         )
         for image in list_images(folder)
     ]
+    return Listing(entries)
 
 
-def _walk(root: str, prefix: str) -> Iterator[str]:
-    # os.scandir: listing 1.5 million files must not call stat on each.
-    with os.scandir(os.path.join(root, prefix)) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _walk(root, f"{prefix}{entry.name}/")
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                yield prefix + entry.name
-
-
-def _by_stem(folder: Path) -> dict[str, str]:
-    by_stem: dict[str, str] = {}
-    twins = []
-    for image in list_images(folder):
-        stem = os.path.splitext(image)[0]
-        if stem in by_stem:
-            twins.append(f"{by_stem[stem]} = {image}")
-        by_stem[stem] = image
-    if twins:
-        raise DatasetError(
-            f"{folder}: {len(twins)} files share their stem with another ({names(twins)}), "
-            "so that masks cannot be paired; rename one of each or write a manifest.csv"
+def warn_of_missing_masks(place: Path, images: list[str]) -> None:
+    """Says which forged images have no mask, if there are any."""
+    if images:
+        _logger.warning(
+            "%s: %d forged images have no mask (%s); only their label is used",
+            place,
+            len(images),
+            names(images),
         )
-    return by_stem
+
+
+def _by_stem(folder: Path) -> dict[str, list[str]]:
+    stems = defaultdict(list)
+    for file in list_images(folder):
+        stems[os.path.splitext(file)[0]].append(file)
+    return stems

@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 
 from loupe.data.images.decoding import UnreadableImageError, read_image, read_size
-from loupe.data.sources.manifest import read_manifest
-from loupe.data.sources.pairing import DatasetError, list_images
+from loupe.data.sources.entries import DatasetError
+from loupe.data.sources.files import list_images
+from loupe.data.sources.formats.manifest import read_manifest
 from loupe.data.sources.pool import PhotographPool, is_pool
 
 SPLITS = ("train", "valid", "test")
@@ -102,7 +103,11 @@ def gather_photographs(split: str, further: str = "") -> Sequence[np.ndarray]:
     if is_pool(place):
         return PhotographPool(place)
     if place.is_file() and place.suffix.lower() == ".csv":
-        paths = [entry["file_name"] for entry in read_manifest(place) if entry["label"] == 0]
+        paths = [
+            entry["file_name"]
+            for entry in read_manifest(place).strict(place)
+            if entry["label"] == 0
+        ]
     else:
         paths = [str(place / name) for name in list_images(place)]
     if not paths:

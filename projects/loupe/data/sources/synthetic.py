@@ -28,7 +28,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import numpy as np
 
-from loupe.data.sources.pairing import DatasetDict, DatasetError, make_dataset_dict
+from loupe.data.sources.entries import DatasetDict, DatasetError, make_dataset_dict
 from loupe.data.sources.photographs import SPLITS, gather_photographs
 from loupe.synthesis import (
     AUTHENTIC,

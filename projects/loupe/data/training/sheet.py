@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from loupe.data.sources.pairing import DatasetDict
+from loupe.data.sources.entries import DatasetDict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 
 _CAPTION_HEIGHT = 18

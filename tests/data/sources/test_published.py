@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from loupe.data.images.decoding import read_mask
-from loupe.data.sources.catalog import DATASETS, load_named
-from loupe.data.sources.layouts import LAYOUTS, read_layout
-from loupe.data.sources.pairing import DatasetError
+from loupe.data.sources.catalog import load_named
+from loupe.data.sources.entries import DatasetError
+from loupe.data.sources.formats.published import LAYOUTS, PUBLISHED, read_layout
 
 # name: (files of the tree, {forged image: mask or None}, {authentic images})
 TREES = {
@@ -75,7 +75,7 @@ def grow(root: Path, files: list[str]) -> None:
 def test_published_tree_is_read(tmp_path, name):
     files, forged, authentic = TREES[name]
     grow(tmp_path, files)
-    entries = read_layout(tmp_path, LAYOUTS[name])
+    entries = read_layout(tmp_path, LAYOUTS[name]).entries
     found = {
         entry["image_id"]: entry["mask_file_name"]
         and Path(entry["mask_file_name"]).relative_to(tmp_path).as_posix()
@@ -89,7 +89,7 @@ def test_published_tree_is_read(tmp_path, name):
 @pytest.mark.parametrize(("name", "rule"), [("columbia", "green"), ("dso1", "inverted")])
 def test_masks_of_another_polarity_carry_their_rule(tmp_path, name, rule):
     grow(tmp_path, TREES[name][0])
-    rules = {e["label"]: e.get("mask_rule") for e in read_layout(tmp_path, LAYOUTS[name])}
+    rules = {e["label"]: e.get("mask_rule") for e in read_layout(tmp_path, LAYOUTS[name]).entries}
     assert rules == {0: None, 1: rule}
 
 
@@ -133,7 +133,7 @@ def test_nist16_list_without_its_columns_is_refused(nist):
 
 
 def test_every_named_set_says_what_it_expects():
-    assert all(dataset.tree and dataset.path for dataset in DATASETS.values())
+    assert all(dataset.tree and dataset.path for dataset in PUBLISHED.values())
 
 
 def test_green_mask_is_read(tmp_path, save):

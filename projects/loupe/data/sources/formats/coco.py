@@ -13,9 +13,7 @@ everything that reads masks reads files; the data set's own folder is never writ
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import secrets
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,11 +24,23 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as run_lengths
 
-from loupe.data.images.decoding import read_image, read_image_and_mask
-from loupe.data.sources.pairing import DatasetDict, DatasetError, make_dataset_dict, names
+from loupe.data.images.decoding import MAX_PIXELS, read_image, read_image_and_mask
+from loupe.data.sources.entries import (
+    DatasetDict,
+    DatasetError,
+    Listing,
+    make_dataset_dict,
+    names,
+    parse_label,
+)
+from loupe.data.sources.files import cache_folder
+from loupe.writing import replacing, write_json
 
-CACHE_VARIABLE = "LOUPE_CACHE"
 CATEGORY = {"id": 1, "name": "forged", "supercategory": "forgery"}
+
+
+# What these keys must hold: a dict of them, and a path, are made of it.
+_TYPES = {"id": str | int, "image_id": str | int, "file_name": str}
 
 
 def is_coco(content: Any) -> bool:
@@ -38,8 +48,8 @@ def is_coco(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("images"), list)
 
 
-def read_coco(path: Path, content: dict[str, Any]) -> list[DatasetDict]:
-    """Dataset dicts of a COCO JSON; file names are relative to it.
+def read_coco(path: Path, content: dict[str, Any]) -> Listing:
+    """Lists a COCO JSON; file names are relative to it.
 
     Args:
         path: the file.
@@ -64,8 +74,8 @@ def read_coco(path: Path, content: dict[str, Any]) -> list[DatasetDict]:
     entries = []
     for image_id, image in images.items():
         file_name = _need(path, image, "file_name", f"image {image_id}")
-        label = image.get("label", int(image_id in regions))
-        if label not in (0, 1, None) or (label == 0 and image_id in regions):
+        label = _label(path, image_id, image.get("label", int(image_id in regions)))
+        if label == 0 and image_id in regions:
             raise DatasetError(
                 f"{path}: image {image_id} has label {label!r} and "
                 f"{len(regions[image_id])} annotations; give 1 (forged) or 0 without annotations"
@@ -83,7 +93,7 @@ def read_coco(path: Path, content: dict[str, Any]) -> list[DatasetDict]:
                 source=image.get("source", ""),
             )
         )
-    return entries
+    return Listing(entries)
 
 
 def decode_regions(segmentations: Iterable[Any], height: int, width: int) -> np.ndarray:
@@ -161,14 +171,13 @@ def write_coco(entries: Iterable[DatasetDict], path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists; remove it or choose another --output")
     content = make_coco(entries, path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    write_json(path, content, indent=None)
 
 
 def mask_cache(path: Path) -> Path:
     """Folder of the masks of a COCO JSON in the user's cache: another content, another folder."""
-    root = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "loupe")
-    return root / "coco" / hashlib.blake2b(path.read_bytes(), digest_size=12).hexdigest()
+    digest = hashlib.blake2b(path.read_bytes(), digest_size=12).hexdigest()
+    return cache_folder() / "coco" / digest
 
 
 def _size_and_mask(entry: DatasetDict) -> tuple[int, int, np.ndarray | None]:
@@ -190,6 +199,10 @@ def _run_lengths(segmentation: Any, height: int, width: int) -> Iterator[dict[st
     if isinstance(segmentation, list) and segmentation:
         if not all(isinstance(ring, list) and len(ring) >= 6 for ring in segmentation):
             raise ValueError("a polygon has fewer than three points; give x, y of each")
+        # pycocotools writes outside of its memory for coordinates far outside of the image.
+        far = 2 * max(height, width)
+        if not all(-far <= number <= far for ring in segmentation for number in ring):
+            raise ValueError("a polygon reaches far outside of the image; correct it")
         yield from run_lengths.frPyObjects(segmentation, height, width)
     elif isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
         if isinstance(segmentation["counts"], list):
@@ -210,17 +223,23 @@ def _cached_mask(path: Path, folder: Path, image: dict[str, Any], segmentations:
         return file
     height, width = (_need(path, image, side, f"image {image_id}") for side in ("height", "width"))
     try:
+        if not isinstance(height, int) or not isinstance(width, int) or height < 1 or width < 1:
+            raise ValueError(f"its size is {width!r:.20} x {height!r:.20}")
+        if height * width > MAX_PIXELS:
+            raise ValueError(f"{width} x {height} are more than {MAX_PIXELS} pixels")
         mask = decode_regions(segmentations, height, width)
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise DatasetError(f"{path}: image {image_id}: {error}") from None
-    folder.mkdir(parents=True, exist_ok=True)
-    # Several processes may read the same set at once.
-    # Not `tempfile`, whose files nobody else may read: the cache may be shared.
-    unfinished = folder / f"{file.stem}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
-    with open(unfinished, "xb") as stream:
+    with replacing(file) as stream:
         Image.fromarray(mask).save(stream, format="PNG")
-    os.replace(unfinished, file)
     return file
+
+
+def _label(path: Path, image_id: Any, value: Any) -> int | None:
+    try:
+        return parse_label(value)
+    except ValueError as error:
+        raise DatasetError(f"{path}: image {image_id}: {error}; give 1 (forged) or 0") from None
 
 
 def _by_id(path: Path, images: list[Any]) -> dict[Any, dict[str, Any]]:
@@ -233,6 +252,7 @@ def _by_id(path: Path, images: list[Any]) -> dict[Any, dict[str, Any]]:
 
 
 def _need(path: Path, row: Any, key: str, what: str) -> Any:
-    if not isinstance(row, dict) or row.get(key) is None:
+    value = row.get(key) if isinstance(row, dict) else None
+    if value is None or (key in _TYPES and not isinstance(value, _TYPES[key])):
         raise DatasetError(f"{path}: {what} has no {key!r}; it is {str(row)[:80]}")
-    return row[key]
+    return value

@@ -1,4 +1,4 @@
-r"""The trees in which the common forgery data sets are published, as a table.
+r"""The data sets that have names, and the trees in which they are published, as tables.
 
 A layout is a list of groups. A group names its images by a pattern on the path without suffix,
 relative to the root, and their masks by templates on the same path (`\1` = the pattern's first
@@ -8,21 +8,21 @@ group). Files that no pattern names (masks, donors, notes) are left alone.
 from __future__ import annotations
 
 import csv
-import logging
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from loupe.data.sources.pairing import (
+from loupe.data.sources.entries import (
     DatasetDict,
     DatasetError,
-    list_images,
+    Listing,
     make_dataset_dict,
-    names,
 )
-
-_logger = logging.getLogger(__name__)
+from loupe.data.sources.files import list_images
+from loupe.data.sources.pairing import warn_of_missing_masks
 
 
 class Group(NamedTuple):
@@ -91,8 +91,8 @@ LAYOUTS: dict[str, tuple[Group, ...]] = {
 }
 
 
-def read_layout(root: Path, groups: tuple[Group, ...]) -> list[DatasetDict]:
-    """Dataset dicts of a published tree. A forged image whose mask is missing has none.
+def read_layout(root: Path, groups: tuple[Group, ...]) -> Listing:
+    """Lists a published tree. A forged image whose mask is missing has none.
 
     Raises:
         DatasetError: no file below the root fits.
@@ -108,18 +108,14 @@ def read_layout(root: Path, groups: tuple[Group, ...]) -> list[DatasetDict]:
         raise DatasetError(
             f"{root}: no image fits the expected tree; see the README of the datasets folder"
         )
-    bare = [e["image_id"] for e in entries if e["label"] == 1 and e["mask_file_name"] is None]
-    if bare:
-        _logger.warning(
-            "%s: %d forged images have no mask (%s); they count for the image's verdict only",
-            root,
-            len(bare),
-            names(bare),
-        )
-    return entries
+    warn_of_missing_masks(
+        root,
+        [e["image_id"] for e in entries if e["label"] == 1 and e["mask_file_name"] is None],
+    )
+    return Listing(entries)
 
 
-def read_nist16(root: Path) -> list[DatasetDict]:
+def read_nist16(root: Path) -> Listing:
     """NIST Nimble 2016, by its reference list `reference/manipulation/*-ref.csv`.
 
     Its masks have 0 where the image is forged.
@@ -151,7 +147,7 @@ def read_nist16(root: Path) -> list[DatasetDict]:
                 mask_file_name=root / mask if has_mask else None,
             )
             entries.append(entry | {"mask_rule": "inverted"} if has_mask else entry)
-    return entries
+    return Listing(entries)
 
 
 def _make_entry(
@@ -168,3 +164,45 @@ def _make_entry(
         technique=group.technique,
     )
     return entry | {"mask_rule": group.mask_rule} if mask and group.mask_rule else entry
+
+
+class PublishedDataset(NamedTuple):
+    """One data set with a name.
+
+    Attributes:
+        path: folder or list file below the root.
+        tree: what is expected there, for people.
+        read: how it is listed; None = as a folder of that form without a name.
+    """
+
+    path: str
+    tree: str
+    read: Callable[[Path], Listing] | None = None
+
+
+def _laid_out(name: str, path: str, tree: str) -> PublishedDataset:
+    return PublishedDataset(path, tree, partial(read_layout, groups=LAYOUTS[name]))
+
+
+PUBLISHED = {
+    "ddl_train": PublishedDataset("ddl/train", "real/ fake/ masks/"),
+    "ddl_valid": PublishedDataset("ddl/valid", "real/ fake/ masks/"),
+    "ddl_test": PublishedDataset("ddl/test", "images, without labels"),
+    "casia_v1": _laid_out(
+        "casia_v1", "CASIA1", "Au/ Tp/CM/ Tp/Sp/ and 'CASIA 1.0 groundtruth/{CM,Sp}/' (or Gt/)"
+    ),
+    "casia_v2": _laid_out("casia_v2", "CASIA2", "Au/ Tp/ and 'CASIA 2 Groundtruth/' (or Gt/)"),
+    "columbia": _laid_out("columbia", "Columbia", "4cam_auth/ 4cam_splc/ 4cam_splc/edgemask/"),
+    "coverage": _laid_out("coverage", "COVERAGE", "image/ mask/"),
+    "nist16": PublishedDataset("NC2016_Test0613", "probe/ reference/", read_nist16),
+    "imd2020": _laid_out("imd2020", "IMD2020", "<scene>/: <x>_orig, <y>, <y>_mask"),
+    "dso1": _laid_out("dso1", "tifs-database", "DSO-1/ DSO-1-Fake-Images-Masks/"),
+    "korus": _laid_out("korus", "Korus", "<camera>/{pristine,tampered-realistic,ground-truth}/"),
+    "cocoglide": PublishedDataset("CocoGlide", "real/ fake/ mask/"),
+    "autosplice": _laid_out("autosplice", "AutoSplice", "Authentic/ Forged_JPEG100/ Mask/"),
+    "defacto": _laid_out("defacto", "DEFACTO", "<technique>_img/img/ <technique>_annotations/"),
+    "sid_set_train": PublishedDataset("SID_Set/train", "real/ full_synthetic/ tampered/ masks/"),
+    "sid_set_validation": PublishedDataset(
+        "SID_Set/validation", "real/ full_synthetic/ tampered/ masks/"
+    ),
+}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from loupe.data.sources.loading import load_path
-from loupe.data.sources.pairing import DatasetError
+from loupe.data.sources.catalog import load_dataset
+from loupe.data.sources.entries import DatasetError
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -18,7 +18,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def by_id(root: Path) -> dict[str, dict]:
-    return {entry["image_id"]: entry for entry in load_path(root)}
+    return {entry["image_id"]: entry for entry in load_dataset(root)}
 
 
 def mask_stem(entry: dict) -> str | None:
@@ -42,39 +42,39 @@ def test_images_pair_by_stem_even_when_one_mask_is_missing(tmp_path, caplog):
     stems = [mask_stem(entries[f"fake/{c}.jpg"]) for c in "abcd"]
     assert stems == ["a", "b", None, "d"]
     assert entries["fake/c.jpg"]["label"] == 1
-    assert "1 of 4 forged images have no mask" in caplog.text
+    assert "1 forged images have no mask" in caplog.text
     assert "c.jpg" in caplog.text
 
 
 def test_orphan_masks_are_refused_by_name_five_at_most(tmp_path):
     touch(tmp_path, "real/z.png", "fake/a.png", "masks/a.png")
     touch(tmp_path, *(f"masks/orphan{number}.png" for number in range(7)))
-    with pytest.raises(DatasetError, match=r"7 masks belong to no image.*orphan0") as error:
-        load_path(tmp_path)
+    with pytest.raises(DatasetError, match="orphan0.*: a mask of no image in fake") as error:
+        load_dataset(tmp_path)
     assert str(error.value).count(".png") == 5
     assert "and 2 more" in str(error.value)
 
 
 def test_two_files_of_one_stem_are_refused(tmp_path):
     touch(tmp_path, "real/z.png", "fake/a.png", "fake/a.jpg", "masks/a.png")
-    with pytest.raises(DatasetError, match=r"share their stem.*a\.jpg = a\.png"):
-        load_path(tmp_path)
+    with pytest.raises(DatasetError, match=r"fake/a\.jpg = a\.png: files share their stem"):
+        load_dataset(tmp_path)
 
 
 def test_empty_folder_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="there are no images in it"):
-        load_path(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_missing_path_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match="no such file or folder"):
-        load_path(tmp_path / "nothing")
+    with pytest.raises(DatasetError, match="nothing' is neither a data set"):
+        load_dataset(tmp_path / "nothing")
 
 
 def test_folder_of_splits_asks_for_one(tmp_path):
     touch(tmp_path, "train/real/a.png", "valid/real/a.png")
     with pytest.raises(DatasetError, match="holds the splits train, valid; name one"):
-        load_path(tmp_path)
+        load_dataset(tmp_path)
 
 
 def test_plain_folder_is_unlabelled_and_searched_in_depth(tmp_path):
@@ -92,7 +92,7 @@ def test_manifest_is_read_with_paths_relative_to_it(tmp_path):
         "images/u.png,,1,removal,\n"
         "images/n.png,,,,\n"
     )
-    forged, authentic, unknown, unlabelled = load_path(tmp_path / "m.csv")
+    forged, authentic, unknown, unlabelled = load_dataset(tmp_path / "m.csv")
     assert forged == {
         "file_name": str(tmp_path / "images/f.png"),
         "mask_file_name": str(tmp_path / "masks/f.png"),
@@ -108,38 +108,37 @@ def test_manifest_is_read_with_paths_relative_to_it(tmp_path):
 
 def test_manifest_without_labels_takes_them_from_the_masks(tmp_path):
     (tmp_path / "m.csv").write_text("image,mask\nf.png,f_mask.png\na.png,\n")
-    assert [entry["label"] for entry in load_path(tmp_path / "m.csv")] == [1, 0]
+    assert [entry["label"] for entry in load_dataset(tmp_path / "m.csv")] == [1, 0]
 
 
 def test_folder_with_a_manifest_is_read_by_it(tmp_path):
     touch(tmp_path, "images/a.png", "masks/a.png", "images/unlisted.png")
     (tmp_path / "manifest.csv").write_text("image,mask,label\nimages/a.png,masks/a.png,1\n")
-    assert [entry["image_id"] for entry in load_path(tmp_path)] == ["images/a.png"]
+    assert [entry["image_id"] for entry in load_dataset(tmp_path)] == ["images/a.png"]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("picture,mask\na.png,\n", "must name the column image"),
-        ("image,colour\na.png,red\n", "must name the column image"),
         ("image,label\na.png,fake\n", r"line 2: .*label is 'fake'"),
         ("image,label\n,1\n", "line 2: image is ''"),
         ("image,label\na.png,1,more\n", "line 2"),
         ("", "must name the column image"),
         ("image,label\n", "no images"),
-        ("image,label\na.png,1\na.png,0\n", r"listed more than once \(a\.png\)"),
+        ("image,label\na.png,1\na.png,0\n", r"m\.csv: a\.png: listed more than once; keep one"),
     ],
 )
 def test_faulty_manifest_is_refused_with_its_line(tmp_path, text, message):
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(DatasetError, match=message):
-        load_path(tmp_path / "m.csv")
+        load_dataset(tmp_path / "m.csv")
 
 
 def test_unknown_list_file_is_refused(tmp_path):
     touch(tmp_path, "list.xlsx")
     with pytest.raises(DatasetError, match=r"must be \.csv"):
-        load_path(tmp_path / "list.xlsx")
+        load_dataset(tmp_path / "list.xlsx")
 
 
 def test_tp_gt_au_is_read_with_plain_and_gt_stems(tmp_path):
@@ -161,12 +160,12 @@ def test_sid_split_has_wholly_forged_images(tmp_path):
 @pytest.mark.parametrize(("images", "masks"), [("images", "masks"), ("image", "mask")])
 def test_images_without_a_mask_beside_masked_ones_are_authentic(tmp_path, images, masks):
     touch(tmp_path, f"{images}/a.png", f"{images}/b.png", f"{masks}/b.png")
-    assert [entry["label"] for entry in load_path(tmp_path)] == [0, 1]
+    assert [entry["label"] for entry in load_dataset(tmp_path)] == [0, 1]
 
 
 def test_benco_json_is_read(tmp_path):
     (tmp_path / "set.json").write_text('[["a.png", "Negative"], ["b.png", "m/b.png"]]')
-    authentic, forged = load_path(tmp_path / "set.json")
+    authentic, forged = load_dataset(tmp_path / "set.json")
     assert (authentic["label"], authentic["mask_file_name"]) == (0, None)
     assert (forged["label"], forged["mask_file_name"]) == (1, str(tmp_path / "m/b.png"))
 
@@ -175,14 +174,14 @@ def test_forensichub_json_is_read(tmp_path):
     (tmp_path / "set.json").write_text(
         '[{"path": "a.png", "mask": "Negative", "label": 1}, {"path": "/b.png", "mask": "m.png"}]'
     )
-    unknown, forged = load_path(tmp_path / "set.json")
+    unknown, forged = load_dataset(tmp_path / "set.json")
     assert (unknown["label"], unknown["mask_file_name"]) == (1, None)
     assert forged["file_name"] == "/b.png"
 
 
 def test_mvss_text_is_read(tmp_path):
     (tmp_path / "set.txt").write_text("with space.png m.png 1\nb.png None 0\n\n")
-    forged, authentic = load_path(tmp_path / "set.txt")
+    forged, authentic = load_dataset(tmp_path / "set.txt")
     assert forged["image_id"] == "with space.png"
     assert (authentic["label"], authentic["mask_file_name"]) == (0, None)
 
@@ -192,14 +191,14 @@ def test_mvss_text_is_read(tmp_path):
     [
         ("a.json", "{", "not JSON"),
         ("a.json", '"text"', "must be a list"),
-        ("a.json", "[3]", "entry 0 is 3"),
-        ("a.txt", "only two\n", "line 1 is 'only two'"),
+        ("a.json", "[3]", "entry 0: it is '3'"),
+        ("a.txt", "only two\n", "line 1: it is 'only two'"),
     ],
 )
 def test_faulty_list_is_refused_with_its_place(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(DatasetError, match=message):
-        load_path(tmp_path / name)
+        load_dataset(tmp_path / name)
 
 
 def test_fakeshield_folders_are_read(tmp_path):
@@ -216,7 +215,7 @@ def test_benco_list_of_sets_joins_them(tmp_path):
     (tmp_path / "balanced.json").write_text(
         '[["ManiDataset", "casia"], ["JsonDataset", "more.json"]]'
     )
-    forged, authentic = load_path(tmp_path / "balanced.json")
+    forged, authentic = load_dataset(tmp_path / "balanced.json")
     assert (forged["image_id"], forged["source"]) == ("casia/Tp/a.jpg", "casia")
     assert (authentic["image_id"], authentic["label"]) == ("more/b.png", 0)
 
@@ -224,12 +223,12 @@ def test_benco_list_of_sets_joins_them(tmp_path):
 def test_benco_test_list_names_its_sets(tmp_path):
     touch(tmp_path, "c/Tp/a.jpg", "c/Gt/a.png")
     (tmp_path / "test.json").write_text('{"CASIA": "c"}')
-    (entry,) = load_path(tmp_path / "test.json")
+    (entry,) = load_dataset(tmp_path / "test.json")
     assert (entry["image_id"], entry["source"]) == ("CASIA/Tp/a.jpg", "CASIA")
 
 
 def test_manifest_can_say_that_all_is_forged(tmp_path):
     (tmp_path / "m.csv").write_text("image,mask,label\na.png,*,1\n")
-    (entry,) = load_path(tmp_path / "m.csv")
+    (entry,) = load_dataset(tmp_path / "m.csv")
     assert entry["wholly_forged"] is True
     assert entry["mask_file_name"] is None

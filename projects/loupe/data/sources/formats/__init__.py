@@ -1,0 +1,1 @@
+"""One module per way to say which images a data set has; each gives a `Listing`."""
