@@ -194,7 +194,7 @@ def _work(index: Any, number: int, barrier: Any, answer: Any) -> None:
     for row in rows.tolist():
         index[row]
     barrier.wait()
-    after, pages = memory(), memory("smaps", ".index")
+    after, pages = memory(), memory("smaps", ".arrow")
     barrier.wait()
     answer.put((before, after, pages))
 
