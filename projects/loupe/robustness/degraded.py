@@ -13,8 +13,8 @@ from PIL import Image
 from loupe.data.images.decoding import read_image_and_mask
 from loupe.data.images.degradation import Level, Pair, degrade
 from loupe.data.sources.catalog import load_dataset
-from loupe.data.sources.formats.manifest import write_manifest
 from loupe.data.sources.entries import make_dataset_dict
+from loupe.data.sources.formats.manifest import write_manifest
 from loupe.data.sources.synthetic import is_synthetic, render
 from loupe.robustness.points import CLEAN, point_folder
 from loupe.structures import GroundTruth

@@ -20,6 +20,7 @@ from loupe.data.sources.entries import DatasetError
 @pytest.fixture
 def write(tmp_path):
     """Writes a parquet file of columns."""
+
     def write(name: str = "set.parquet", **columns: list) -> Path:
         pq.write_table(pa.table(columns), tmp_path / name)
         return tmp_path / name
