@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from loupe.data.sources.pairing import DatasetError
+from loupe.data.sources.entries import DatasetError
 from loupe.data.sources.photographs import gather_photographs
 from loupe.data.sources.pool import PhotographPool
 from tests.scripts import load_script

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loupe.data.sources.pairing import DatasetError
+from loupe.data.sources.entries import DatasetError
 
 # Luma and chroma, 64 steps each, row by row.
 Tables = tuple[tuple[int, ...], tuple[int, ...]]
