@@ -185,7 +185,7 @@ def test_unsure_images_in_a_batch_do_not_change_what_is_learned(
 ):
     decide(tiny_model, 2.0, 0.0)
     draws = tiny_model.mask_criterion
-    draws.draw = lambda *shape, device=None: torch.full(shape, 0.4)
+    draws.draw = lambda rows, *shape, device: torch.full((len(rows), *shape), 0.4)
     adaptation = TestTimeAdaptation(tiny_model, lr=0.0, weight_decay=0.0, confidence_margin=0.3)
     both = adaptation.step(perceived(tiny_model, unlabelled(make_item, [0, 1])))
     alone = adaptation.step(perceived(tiny_model, unlabelled(make_item, [0])))
@@ -193,7 +193,9 @@ def test_unsure_images_in_a_batch_do_not_change_what_is_learned(
 
 
 def test_micro_batches_add_up_to_one_batch(tiny_model: Loupe, make_item: MakeItem):
-    tiny_model.mask_criterion.draw = lambda *shape, device=None: torch.full(shape, 0.4)
+    tiny_model.mask_criterion.draw = lambda rows, *shape, device: torch.full(
+        (len(rows), *shape), 0.4
+    )
     adaptation = TestTimeAdaptation(tiny_model, lr=0.0, weight_decay=0.0)
     items = unlabelled(make_item, range(4))
     whole = adaptation.step(perceived(tiny_model, items))
@@ -235,7 +237,7 @@ def test_episodic_adaptation_gives_the_weights_back_bit_for_bit(
 
 def test_episodic_answers_do_not_depend_on_earlier_batches(build: Build, make_item: MakeItem):
     items, model = unlabelled(make_item), build()
-    model.mask_criterion.draw = lambda *shape, device=None: torch.full(shape, 0.4)
+    model.mask_criterion.draw = lambda rows, *shape, device: torch.full((len(rows), *shape), 0.4)
     together = run(model, items, "episodic")
     apart = [run(model, [item], "episodic")[0] for item in items]
     assert_same_answers(together, apart)

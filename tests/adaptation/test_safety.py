@@ -102,7 +102,7 @@ def gradient(model: Loupe) -> Tensor:
 
 def direction(model: Loupe, perception: ClassifiedBatch, **settings: Any) -> Tensor:
     """The gradient of a step that moves nothing, with points that do not depend on chance."""
-    model.mask_criterion.draw = lambda *shape, device=None: torch.full(shape, 0.4)
+    model.mask_criterion.draw = lambda rows, *shape, device: torch.full((len(rows), *shape), 0.4)
     TestTimeAdaptation(model, lr=0.0, weight_decay=0.0, **settings).step([perception])
     return nn.functional.normalize(gradient(model), dim=0)
 

@@ -16,10 +16,10 @@ QUERIES, SIDE = 4, 16
 ONE = LossCounts(1, 1, 1, 1)
 
 
-def draw_alike(*shape: int, device: torch.device | None = None) -> Tensor:
+def draw_alike(rows: list[None], *shape: int, device: torch.device | None = None) -> Tensor:
     """The same points for every image and every mask, whatever else is in the batch."""
-    generator = torch.Generator().manual_seed(shape[1])
-    return torch.rand(1, *shape[1:], generator=generator).expand(shape).to(device)
+    generator = torch.Generator().manual_seed(shape[0])
+    return torch.rand(1, *shape, generator=generator).expand(len(rows), *shape).to(device)
 
 
 def criterion(**arguments: object) -> MaskCriterion:
@@ -282,7 +282,7 @@ def test_losses_of_micro_batches_add_up_to_the_losses_of_the_whole():
 def test_points_are_mostly_the_uncertain_ones():
     logits = torch.linspace(-8, 8, SIDE).expand(1, 1, SIDE, SIDE).contiguous()
     sampler = MaskCriterion(num_points=1000)
-    points = sampler._points(logits, torch.ones(1, 1, 2))
+    points = sampler._points(logits, torch.ones(1, 1, 2), [None])
     assert points.shape == (1, 1000, 2)
     # Of 3000 candidates about 900 lie in the middle three tenths; the 750 nearest are taken.
     near = ((points[0, :, 0] - 0.5).abs() < 0.15).float()

@@ -55,10 +55,10 @@ def wakened(model: Loupe) -> Loupe:
     return model
 
 
-def draw_alike(*shape: int, device: torch.device | None = None) -> Tensor:
+def draw_alike(rows: list[None], *shape: int, device: torch.device | None = None) -> Tensor:
     """The same points for every image and every mask, whatever else is in the batch."""
-    generator = torch.Generator().manual_seed(shape[1])
-    return torch.rand(1, *shape[1:], generator=generator).expand(shape).to(device)
+    generator = torch.Generator().manual_seed(shape[0])
+    return torch.rand(1, *shape, generator=generator).expand(len(rows), *shape).to(device)
 
 
 def sized(kind: str) -> dict[str, Any]:
@@ -229,12 +229,14 @@ def test_each_region_is_a_target(tiny_model: Loupe, make_item: MakeItem):
 
 def test_training_is_conditioned_on_the_label():
     labels = torch.tensor([0.0, 1.0])
-    assert torch.equal(training_condition(labels, None, jitter=0.0, predicted=0.0), labels)
+    assert torch.equal(
+        training_condition(labels, None, [None] * 2, jitter=0.0, predicted=0.0), labels
+    )
 
 
 def test_jitter_moves_the_label_towards_one_half_and_not_beyond():
     labels = torch.tensor([0.0, 1.0]).repeat(100)
-    soft = training_condition(labels, None, jitter=0.4, predicted=0.0).view(100, 2)
+    soft = training_condition(labels, None, [None] * 200, jitter=0.4, predicted=0.0).view(100, 2)
     assert 0 <= soft[:, 0].min() < 0.02
     assert 0.18 < soft[:, 0].max() <= 0.2
     assert 0.8 <= soft[:, 1].min() < 0.82
@@ -242,7 +244,7 @@ def test_jitter_moves_the_label_towards_one_half_and_not_beyond():
 
 def test_a_share_of_the_images_is_conditioned_on_the_prediction():
     labels, probability = torch.ones(1000), torch.full((1000,), 0.3, requires_grad=True)
-    condition = training_condition(labels, probability, jitter=0.0, predicted=0.25)
+    condition = training_condition(labels, probability, [None] * 1000, jitter=0.0, predicted=0.25)
     assert sorted(set(condition.tolist())) == [pytest.approx(0.3), 1.0]
     assert 200 < (condition < 1).sum() < 300
     assert not condition.requires_grad

@@ -142,7 +142,7 @@ def test_evaluation_equals_the_released_models(
 
 
 class RecordedDraws:
-    """Stands in for `torch.rand`: gives the numbers that the released code drew, in its order."""
+    """Stands in for `draw_uniform`: gives the numbers that the released code drew, in its order."""
 
     def __init__(self, tensors: dict[str, Tensor], images: int) -> None:
         self.tensors: list[Tensor] = []
@@ -153,8 +153,8 @@ class RecordedDraws:
                 tensors[f"rand.{depth}.{kind}"] for kind in ("oversample", "remainder")
             ]
 
-    def __call__(self, *shape: int, device: torch.device | None = None) -> Tensor:
-        assert self.tensors[0].shape == shape
+    def __call__(self, rows: list[None], *shape: int, device: torch.device | None = None) -> Tensor:
+        assert self.tensors[0].shape == (len(rows), *shape)
         return self.tensors.pop(0)
 
 

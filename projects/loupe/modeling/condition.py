@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+
+from loupe.modeling.draws import draw_uniform
 
 
 def training_condition(
-    labels: Tensor, probability: Tensor | None, *, jitter: float, predicted: float
+    labels: Tensor,
+    probability: Tensor | None,
+    generators: Sequence[Generator | None],
+    *,
+    jitter: float,
+    predicted: float,
 ) -> Tensor:
     """The truth as in the paper, softened or replaced so that the gate is not trusted blindly.
 
@@ -17,6 +26,7 @@ def training_condition(
     Args:
         labels: (B,) float, 1 = forged.
         probability: (B,) the classifier's; needed where `predicted` is above 0.
+        generators: One for each image, see `draw_uniform`.
         jitter: largest fraction by which a label is mixed towards 0.5.
         predicted: fraction of images whose condition is the classifier's probability instead.
 
@@ -25,10 +35,10 @@ def training_condition(
     """
     condition = labels
     if jitter:
-        share = jitter * torch.rand_like(labels)
+        share = jitter * draw_uniform(generators, device=labels.device)
         condition = labels * (1 - share) + 0.5 * share
     if predicted:
         assert probability is not None
-        chosen = torch.rand_like(labels) < predicted
+        chosen = draw_uniform(generators, device=labels.device) < predicted
         condition = torch.where(chosen, probability.detach().to(labels.dtype), condition)
     return condition

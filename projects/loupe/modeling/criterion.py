@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import torch
 from detectron2.projects.point_rend.point_features import point_sample
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou_loss, masks_to_boxes
 
+from loupe.modeling.draws import draw_uniform
 from loupe.modeling.losses import poly_focal_loss, tversky_loss
 from loupe.modeling.matcher import MatchingCosts, match_masks
 from loupe.structures import ClassifierOutput, LossCounts, MaskOutput, Targets
@@ -111,7 +112,7 @@ class MaskCriterion:
         num_points: Points per mask.
         oversample_ratio: Candidates for each point.
         importance_ratio: Share of the points taken where the logit is nearest to 0.
-        draw: `draw(*shape, device=...)` gives uniform numbers in [0, 1).
+        draw: Gives the random numbers, see `draw_uniform`.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class MaskCriterion:
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
         importance_ratio: float = 0.75,
-        draw: Callable[..., Tensor] = torch.rand,
+        draw: Callable[..., Tensor] = draw_uniform,
     ) -> None:
         self.weights = weights or MaskLossWeights()
         self.costs = costs or MatchingCosts()
@@ -145,6 +146,7 @@ class MaskCriterion:
         targets: Targets,
         counts: LossCounts,
         extents: Tensor | None = None,
+        generators: Sequence[Generator | None] | None = None,
     ) -> dict[str, Tensor]:
         """Computes the losses of all predictions.
 
@@ -153,6 +155,7 @@ class MaskCriterion:
             targets: Masks of the batch.
             counts: What the sums are divided by.
             extents: (B, 2), share of the canvas (x, y) that is image and not padding; None = all.
+            generators: One for each image, which draws its points; None = PyTorch's global one.
 
         Returns:
             `loss_query`, `loss_mask_focal`, `loss_mask_tversky` (and `loss_box`, `loss_giou` with
@@ -161,15 +164,16 @@ class MaskCriterion:
         device = targets.labels.device
         if extents is None:
             extents = torch.ones(len(targets.masks), 2, device=device)
+        generators = generators or [None] * len(targets.masks)
         boxes = [_boxes(masks) for masks in targets.masks]
         losses: dict[str, Tensor] = {}
         # The one place that keeps matching and losses in float32, whatever the network runs in.
         with torch.autocast(device.type, enabled=False):
             for depth, output in enumerate(outputs):
                 suffix = "" if depth == len(outputs) - 1 else f"_{depth}"
-                matches = self.match(output, targets, boxes, extents)
+                matches = self.match(output, targets, boxes, extents, generators)
                 terms = self._query_loss(output, matches, targets, counts)
-                terms |= self._mask_losses(output, matches, targets, counts, extents)
+                terms |= self._mask_losses(output, matches, targets, counts, extents, generators)
                 if output.boxes is not None:
                     terms |= self._box_losses(output, matches, torch.cat(boxes), counts)
                 losses |= {name + suffix: value for name, value in terms.items()}
@@ -181,11 +185,16 @@ class MaskCriterion:
 
     @torch.no_grad()
     def match(
-        self, output: MaskOutput, targets: Targets, boxes: list[Tensor], extents: Tensor
+        self,
+        output: MaskOutput,
+        targets: Targets,
+        boxes: list[Tensor],
+        extents: Tensor,
+        generators: Sequence[Generator | None],
     ) -> Matches:
         """Matches every image of the batch at freshly drawn points shared by its queries."""
-        B = len(targets.masks)
-        points = self.draw(B, self.num_points, 2, device=extents.device) * extents[:, None]
+        points = self.draw(generators, self.num_points, 2, device=extents.device)
+        points = points * extents[:, None]
         sampled = point_sample(output.mask_logits.float(), points, align_corners=False)
         images, queries, regions, first = [], [], [], 0
         for b, masks in enumerate(targets.masks):
@@ -227,6 +236,7 @@ class MaskCriterion:
         targets: Targets,
         counts: LossCounts,
         extents: Tensor,
+        generators: Sequence[Generator | None],
     ) -> dict[str, Tensor]:
         if not len(matches.image):
             # Nothing to match: zero, but every parameter still takes part in the backward pass.
@@ -235,7 +245,8 @@ class MaskCriterion:
         predicted = output.mask_logits[matches.image, matches.query][:, None].float()
         truth = torch.cat(targets.masks)[matches.target][:, None].float()
         with torch.no_grad():
-            points = self._points(predicted, extents[matches.image, None])
+            drawn_by = [generators[b] for b in matches.image.tolist()]
+            points = self._points(predicted, extents[matches.image, None], drawn_by)
             labels = point_sample(truth, points, align_corners=False)[:, 0]
         logits = point_sample(predicted, points, align_corners=False)[:, 0]
         focal = poly_focal_loss(
@@ -252,16 +263,18 @@ class MaskCriterion:
             "loss_mask_tversky": self.weights.tversky * tversky.sum() / counts.masks,
         }
 
-    def _points(self, logits: Tensor, extents: Tensor) -> Tensor:
+    def _points(
+        self, logits: Tensor, extents: Tensor, generators: Sequence[Generator | None]
+    ) -> Tensor:
         """(M, P, 2): mostly the most uncertain of many candidates, the rest uniform (PointRend)."""
-        M, device = len(logits), logits.device
+        device = logits.device
         candidates = int(self.num_points * self.oversample_ratio)
-        points = self.draw(M, candidates, 2, device=device) * extents
+        points = self.draw(generators, candidates, 2, device=device) * extents
         uncertainty = -point_sample(logits, points, align_corners=False)[:, 0].abs()
         uncertain = int(self.importance_ratio * self.num_points)
         index = uncertainty.topk(uncertain, dim=1).indices
         chosen = points.gather(1, index[..., None].expand(-1, -1, 2))
-        rest = self.draw(M, self.num_points - uncertain, 2, device=device) * extents
+        rest = self.draw(generators, self.num_points - uncertain, 2, device=device) * extents
         return torch.cat([chosen, rest], dim=1)
 
     def _box_losses(

@@ -25,6 +25,7 @@ from loupe.modeling.canvas import NetworkInput, network_input, stack_padded
 from loupe.modeling.classifier import PatchAwareClassifier
 from loupe.modeling.condition import training_condition
 from loupe.modeling.criterion import ClassificationCriterion, MaskCriterion
+from loupe.modeling.draws import image_generators
 from loupe.modeling.postprocessing import network_map, paste_map, turn_map
 from loupe.modeling.segmenter import Segmenter
 from loupe.modeling.targets import at_least_one, count_targets, prepare_targets
@@ -137,7 +138,8 @@ class Loupe(nn.Module):
 
         Args:
             batched_inputs: Items of the dataset mapper: `image` uint8 (3, H, W), `valid_size`;
-                in training also `label`, `mask`, `regions`; else `height`, `width`, `window`.
+                in training also `label`, `mask`, `regions` and, so that draws do not depend on
+                batch and process, `seed`; else `height`, `width`, `window`.
                 An item without `image` carries an `error`, and its prediction is that error.
             counts: Sums of `loss_counts` over the optimiser step, divided by the number of
                 processes; None = this batch alone.
@@ -153,6 +155,7 @@ class Loupe(nn.Module):
         inputs = self.preprocess(batched_inputs)
         targets = prepare_targets(batched_inputs, inputs, self.patch_size)
         total = at_least_one(self.loss_counts(batched_inputs) if counts is None else counts)
+        generators = image_generators(batched_inputs, self.device)
         features = self.encode(inputs)
         losses: dict[str, Tensor] = {}
         classification = None
@@ -164,11 +167,12 @@ class Loupe(nn.Module):
             condition = training_condition(
                 targets.labels,
                 classification and classification.image_logits.float().sigmoid(),
+                generators,
                 jitter=self.condition_jitter,
                 predicted=self.predicted_condition,
             )
             outputs = self.segmenter(features["patches"], condition, inputs.patch_valid)
-            losses |= self.mask_criterion(outputs, targets, total, inputs.extents)
+            losses |= self.mask_criterion(outputs, targets, total, inputs.extents, generators)
         return losses
 
     def preprocess(self, batched_inputs: list[Item]) -> NetworkInput:

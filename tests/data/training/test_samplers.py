@@ -61,16 +61,16 @@ def test_same_seed_gives_the_same_stream(name):
 
 
 @pytest.mark.parametrize("name", ["TrainingSampler", "BalancedSampler"])
-def test_processes_share_the_stream_of_two_without_overlap(name):
-    parts = [take(on_rank(build_sampler(name, LABELS, 3), rank, 2), 20) for rank in range(2)]
-    positions = [draw.position for pair in zip(*parts, strict=True) for draw in pair]
-    assert positions == list(range(40))
-
-
-def test_training_sampler_shows_the_same_images_on_any_number_of_processes():
-    parts = [take(on_rank(TrainingSampler(10, seed=3), rank, 2), 20) for rank in range(2)]
-    merged = [draw for pair in zip(*parts, strict=True) for draw in pair]
-    assert merged == take(TrainingSampler(10, seed=3), 40)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_draw_in_each_step_what_one_process_draws(name, processes):
+    alone = take(build_sampler(name, LABELS, 3), 60)
+    parts = [
+        take(on_rank(build_sampler(name, LABELS, 3), rank, processes), 60 // processes)
+        for rank in range(processes)
+    ]
+    merged = [draw for together in zip(*parts, strict=True) for draw in together]
+    for step in range(0, 60, 2 * processes):
+        assert sorted(merged[step : step + 2 * processes]) == alone[step : step + 2 * processes]
 
 
 @pytest.mark.parametrize("name", ["TrainingSampler", "BalancedSampler"])

@@ -1,7 +1,8 @@
 """Loaders that feed training and evaluation, with every version of Detectron2.
 
-What an image looks like in training (its augmentation) depends on SEED and on its position in the
-stream of draws alone: not on the number of workers, and not on when training was interrupted.
+What is drawn for an image in training (its augmentation here, its points in the loss) depends on
+SEED and on its position in the stream of draws alone: not on the number of processes and workers,
+and not on when training was interrupted.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ class TrainingDataset(Dataset):
             RuntimeError: too many images in a row cannot be read.
         """
         skipped = []
-        index = draw.index
+        index, seed = draw.index, model_seed(self.seed, draw.position)
         with numpy_seed(self.seed, draw.position):
             for _ in range(MAX_CONSECUTIVE_FAILURES):
                 try:
-                    item = self.mapper(self.entries[index])
+                    item = self.mapper(self.entries[index]) | {"seed": seed}
                 except UnreadableImageError as error:
                     skipped.append((error.file_name, str(error)))
                     index = int(np.random.randint(len(self)))
@@ -192,6 +193,11 @@ def numpy_seed(seed: int, position: int) -> Iterator[None]:
         yield
     finally:
         np.random.set_state(state)
+
+
+def model_seed(seed: int, position: int) -> int:
+    """Seed of what the model draws for one image, apart from the stream of its augmentation."""
+    return int(np.random.SeedSequence((seed, position, 1)).generate_state(1, np.uint64)[0])
 
 
 def _shared(entries: DatasetIndex | list[Item]) -> DatasetIndex | DatasetFromList:

@@ -17,8 +17,9 @@ class Draw(NamedTuple):
     """One draw of the stream.
 
     Attributes:
-        position: how manieth of all processes' draws it is; seeds the augmentation.
-        index: which image.
+        position: Global index of the draw, the same for any number of processes; seeds all that
+            is drawn for this image.
+        index: Which image.
     """
 
     position: int
@@ -26,7 +27,7 @@ class Draw(NamedTuple):
 
 
 class StreamSampler(Sampler):
-    """An endless stream of draws; process r of n takes positions r, r + n, r + 2n, ..."""
+    """An endless stream of draws; process r of n takes every n-th, from the r-th on."""
 
     def __init__(self, size: int, seed: int) -> None:
         """Takes the number of images and the seed, which must be the same in all processes."""
@@ -45,26 +46,27 @@ class StreamSampler(Sampler):
     def __iter__(self) -> Iterator[Draw]:
         """Draws of this process."""
         first = self.rank + self._skipped * self.processes
-        positions = count(first, self.processes)
-        return map(Draw, positions, islice(self.indices(first), 0, None, self.processes))
+        return islice(self.draws(first), 0, None, self.processes)
 
-    def indices(self, start: int = 0) -> Iterator[int]:
-        """Indices of all processes' draws from a position on, without drawing those before it."""
+    def draws(self, start: int = 0) -> Iterator[Draw]:
+        """All processes' draws from one on, without drawing those before it."""
         raise NotImplementedError
 
 
 class TrainingSampler(StreamSampler):
     """All images in random order, then all again in another."""
 
-    def indices(self, start: int = 0) -> Iterator[int]:
-        """Indices of all processes' draws from a position on."""
-        return shuffled_forever(np.arange(self.size), (self.seed, 0), start)
+    def draws(self, start: int = 0) -> Iterator[Draw]:
+        """All processes' draws from one on."""
+        indices = shuffled_forever(np.arange(self.size), (self.seed, 0), start)
+        return map(Draw, count(start), indices)
 
 
 class BalancedSampler(StreamSampler):
     """As many forged as authentic images, each kind in random order before it repeats.
 
     Each process's stream holds one of each in every two draws, so that its batches are balanced.
+    Several processes together draw what one process draws, in another order.
     """
 
     def __init__(self, labels: np.ndarray, seed: int) -> None:
@@ -83,25 +85,33 @@ class BalancedSampler(StreamSampler):
                 "TrainingSampler"
             )
 
-    def indices(self, start: int = 0) -> Iterator[int]:
-        """Indices of all processes' draws from a position on."""
+    def draws(self, start: int = 0) -> Iterator[Draw]:
+        """All processes' draws from one on."""
         # In a block each process draws one of a kind and one of the other.
         blocks, drawn = divmod(start, 2 * self.processes)
         return islice(self._blocks(blocks), drawn, None)
 
-    def _blocks(self, start: int) -> Iterator[int]:
+    def _blocks(self, start: int) -> Iterator[Draw]:
+        first = start * self.processes
         streams = (
-            shuffled_forever(self.authentic, (self.seed, 1), start * self.processes),
-            shuffled_forever(self.forged, (self.seed, 2), start * self.processes),
+            shuffled_forever(self.authentic, (self.seed, 1), first),
+            shuffled_forever(self.forged, (self.seed, 2), first),
         )
         # Which kind each process draws in a block, by the kind that the first of them begins with.
         kinds = [
             [(process + begin + half) % 2 for half in range(2) for process in range(self.processes)]
             for begin in range(2)
         ]
-        for begin in _coins((self.seed, 3), start):
-            for kind in kinds[begin]:
-                yield next(streams[kind])
+        # One process draws pairs: which kind a pair begins with decides the draws' positions.
+        coins = _coins((self.seed, 3), first)
+        for pair in count(first, self.processes):
+            begins = list(islice(coins, self.processes))
+            positions = [
+                [2 * number + (begin != kind) for number, begin in enumerate(begins, pair)]
+                for kind in range(2)
+            ]
+            for kind in kinds[begins[0]]:
+                yield Draw(positions[kind].pop(0), next(streams[kind]))
 
 
 class GroupedBatches(Sampler):
