@@ -176,6 +176,18 @@ def test_the_losses_of_four_micro_batches_of_two_add_up_to_those_of_eight(
     assert_counts_are_additive(build(*BOXES), items)
 
 
+def test_an_images_draws_depend_on_nothing_else_in_the_batch(build: Build, make_item: MakeItem):
+    model = build(*BOXES, "MODEL.SEGMENTER.CONDITION_JITTER", 0.5).train()
+    items = [make_item(n, regions=1 + n) | {"seed": 100 + n} for n in range(3)]
+    counts = model.loss_counts(items)
+    together = model(items[::-1], counts=counts)
+    alone = [model([item], counts=counts) for item in items]
+    summed = {name: sum(losses[name] for losses in alone) for name in together}
+    torch.testing.assert_close(summed, together, rtol=1e-5, atol=1e-6)
+    other = model([items[0] | {"seed": 7}], counts=counts)
+    assert all(other[name] != alone[0][name] for name in other if "mask" in name)
+
+
 def test_counts_are_what_they_are_called(tiny_model: Loupe, make_item: MakeItem):
     items = [
         make_item(0, regions=2, valid_size=(84, 20)),  # 6 x 2 patches.
