@@ -9,7 +9,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from torch import Tensor
 
 from loupe.modeling.loupe import Loupe
 from loupe.trainer import LoupeTrainer
@@ -32,17 +31,10 @@ def tiny_loupe(folder: Path, *options: object) -> CfgNode:
     )
 
 
-def same_points(*shape: int, device: torch.device) -> Tensor:
-    """Draws that do not depend on how many masks are drawn for at once."""
-    generator = torch.Generator().manual_seed(sum(shape[1:]))
-    return torch.rand(shape[1:], generator=generator).to(device).expand(shape)
-
-
 def step_of(cfg: CfgNode, items: list[dict], size: int) -> Loupe:
     """One step of plain descent over `items` in micro-batches of `size`."""
     torch.manual_seed(0)
     model = build_model(cfg)
-    model.mask_criterion.draw = same_points
     micro_batches = [items[start : start + size] for start in range(0, len(items), size)]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     step = TrainingStep(
