@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,12 +27,13 @@ from setuptools.command.build_ext import build_ext
 
 REQUIREMENTS = [
     # The plain builds from the registry: torchvision's does not import beside a CPU-only torch.
-    "torch>=2.11,<2.14",
-    "torchvision>=0.26,<0.29",
+    # Tried at both ends: 2.4.1 (the operator in plain PyTorch) and 2.14.1.
+    "torch>=2.4,<2.15",
+    "torchvision>=0.19,<0.30",
     "timm>=1.0.31,<1.1",
-    "numpy>=2.0,<3",
+    "numpy>=1.26,<3",
     "scipy>=1.13,<2",
-    "pillow>=11,<14",
+    "pillow>=10.4,<14",
     # Headless because opencv-python needs libGL, which a bare server lacks. Both provide `cv2`.
     "opencv-python-headless>=4.10,<6",
     "fvcore>=0.1.5,<0.1.6",
@@ -43,7 +45,7 @@ REQUIREMENTS = [
     "tqdm>=4.66,<5",
 ]
 # Photographs that ship inside these packages are the sources of the synthetic forgeries.
-SYNTHETIC = ["scikit-image>=0.25,<0.27", "scikit-learn>=1.6,<2"]
+SYNTHETIC = ["scikit-image>=0.24,<0.27", "scikit-learn>=1.5,<2"]
 # Data sets that come as parquet tables.
 PARQUET = ["pyarrow>=18,<27"]
 TEST = [*SYNTHETIC, *PARQUET, "pytest>=8.3,<10", "hypothesis>=6.100,<7", "torchmetrics>=1.6,<2"]
@@ -74,6 +76,11 @@ def torch_directory():
     return Path(specification.origin).parent if specification is not None else None
 
 
+def torch_is_too_old():
+    """Say whether the torch to build against lacks the stable interface of 2.10."""
+    return tuple(int(part) for part in version("torch").split(".")[:2]) < (2, 10)
+
+
 def cpu_extensions():
     """Return the CPU extension in a list, or nothing where it cannot be built."""
     compiler = os.environ.get("CXX", "c++").split()[0]
@@ -81,6 +88,8 @@ def cpu_extensions():
         reason = "LOUPE_BUILD_CPU=0"
     elif torch_directory() is None:
         reason = "torch cannot be imported here (pip needs --no-build-isolation)"
+    elif torch_is_too_old():
+        reason = f"torch {version('torch')} is older than 2.10"
     elif os.name == "nt" or shutil.which(compiler) is None:
         reason = f"no C++ compiler '{compiler}' (GCC or Clang)"
     else:
@@ -95,7 +104,7 @@ def cpu_extensions():
 def cuda_extensions():
     """Return the CUDA extension in a list, or nothing where it cannot or need not be built."""
     requested = os.environ.get("LOUPE_BUILD_CUDA")
-    if requested == "0" or torch_directory() is None:
+    if requested == "0" or torch_directory() is None or torch_is_too_old():
         return []
     nvcc = shutil.which("nvcc")
     if nvcc is None:
@@ -180,7 +189,9 @@ setup(
         "synthetic": SYNTHETIC,
         "parquet": PARQUET,
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.17.5,<0.18", "ninja>=1.11"],
+        "dev": [*TEST, "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5", "ninja>=1.11"],
+        # Images of the HEIC family.
+        "heif": ["pillow-heif>=0.18,<2"],
     },
     entry_points={"console_scripts": ["loupe = loupe.__main__:main"]},
     ext_modules=[*cpu_extensions(), *cuda_extensions()],
