@@ -188,5 +188,5 @@ def with_length(cfg: CfgNode, num_images: int | None) -> CfgNode:
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     """Returns the 2-norm over all gradients there are, a scalar; 0 where there is none."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
+    norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.tensor(0.0)

@@ -48,7 +48,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def test_works_without_the_extension_and_warns_once():
-    result = run_python(WITHOUT_EXTENSION + RUN_ONCE + RUN_ONCE)
+    result = run_python(WITHOUT_EXTENSION + RUN_ONCE + RUN_ONCE, LOUPE_OPS="auto")
     assert result.stdout == "False [1.0, 1.0] 2.0\n" * 2, result.stderr
     assert result.stderr.count("UserWarning") == 1
     assert "pip install --no-build-isolation" in result.stderr

@@ -60,7 +60,9 @@ def ms_deform_attn_reference(
     batch, _, heads, channels = value.shape
     _, queries, _, levels, points, _ = locations.shape
     if batch * queries == 0:
-        return value.new_zeros(batch, queries, heads * channels)
+        # Zero gradients, not none: the sums tie the empty result to its inputs.
+        nothing = 0 * (value.sum() + locations.sum() + weights.sum())
+        return nothing.to(value.dtype).expand(batch, queries, heads * channels)
     compute = value.dtype if value.dtype == torch.float64 else torch.float32
     maps = value.to(compute).permute(0, 2, 3, 1).flatten(0, 1)  # (B*M, D, S)
     # grid_sample would spread a NaN; 3 is outside, so that it counts as zero and gets no gradient.
