@@ -331,7 +331,7 @@ def test_eight_bit_maps_give_the_answers_of_their_fractions(tmp_path):
 def test_the_scorer_reads_what_is_written(ddl2025):
     predictions = find_predictions(ddl2025)
     assert predictions.kind == "ddl2025"
-    assert [entry.score for entry in predictions.entries] == [0.2, 0.5, 0.8]
+    assert [entry.probability for entry in predictions.entries] == [0.2, 0.5, 0.8]
     assert all(entry.source is not None for entry in predictions.entries)
 
 

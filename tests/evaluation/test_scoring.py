@@ -1,4 +1,4 @@
-"""Saved predictions get the numbers that the same answers get in memory; the tool writes them."""
+"""Saved predictions get the numbers that they get in memory; the tool writes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 
 from loupe.commands import score as score_command
 from loupe.evaluation import ForgeryEvaluator
-from loupe.evaluation.predictions import PredictionError, find_predictions
+from loupe.evaluation.map_files import PredictionError
+from loupe.evaluation.predictions import find_predictions
 from loupe.evaluation.scoring import ScoringOptions, score_predictions
 from loupe.structures import GroundTruth
 
@@ -103,22 +104,26 @@ def test_eight_bit_maps_score_as_their_float_fractions(tmp_path, items):
         assert floats.metrics[name].value == pytest.approx(metric.value, abs=1e-9), name
 
 
-def test_a_missing_prediction_is_an_error_or_counted(tmp_path, items):
+def test_a_missing_prediction_is_counted_or_an_error(tmp_path, items):
     extra = items[0] | {"file_name": "images/none.png", "image_id": "none"}
-    with pytest.raises(PredictionError, match=r"1 of 13 images have no prediction.*none\.png"):
-        score(tmp_path, [*items, extra])
-    scored = score(tmp_path, [*items, extra], faults="count")
+    scored = score(tmp_path, [*items, extra])
     assert scored.results.unreadable == {"images/none.png": "no prediction"}
+    with pytest.raises(PredictionError, match=r"1 of 13 images have no prediction.*none\.png"):
+        score(tmp_path, [*items, extra], faults="error")
+    with pytest.raises(PredictionError, match="1 of 1 images have no prediction"):
+        score(tmp_path, [extra])
 
 
-def test_a_map_of_another_size_is_refused_or_resized(tmp_path, items):
+def test_a_map_of_another_size_is_counted_or_resized(tmp_path, items):
     path = tmp_path / "saved" / "maps" / "001.png"
     pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     cv2.imwrite(str(path), cv2.resize(pixels, (72, 48), interpolation=cv2.INTER_NEAREST))
+    (reason,) = score(tmp_path, items).results.unreadable.values()
+    assert "001.png: the forgery map is 48x72" in reason
     with pytest.raises(ValueError, match=r"001\.png: the forgery map is 48x72"):
-        score(tmp_path, items)
+        score(tmp_path, items, faults="error")
     resized = score(tmp_path, items, size="resize").results
-    assert resized.counts["without-pixels"] == 0
+    assert resized.counts["without-pixels"] == resized.counts["unreadable"] == 0
 
 
 def test_unused_predictions_are_returned(tmp_path, items):
@@ -134,13 +139,8 @@ def test_faults_of_maps_and_masks_are_counted_with_their_reason(tmp_path, items)
             raise ValueError("mask 005 is truncated")
         return read_truth(item, shape)
 
-    scored = score_predictions(
-        items,
-        find_predictions(tmp_path / "saved"),
-        broken_truth,
-        evaluator(),
-        options=ScoringOptions(faults="count"),
-    )
+    saved = find_predictions(tmp_path / "saved")
+    scored = score_predictions(items, saved, broken_truth, evaluator())
     reasons = [scored.results.unreadable[items[i]["file_name"]] for i in (3, 5)]
     assert "003.png: not a readable PNG" in reasons[0]
     assert reasons[1] == "mask 005 is truncated"
@@ -212,10 +212,22 @@ def test_the_tool_fits_a_temperature_and_applies_it(tool, tmp_path, items):
     assert content["options"]["temperature"] == fitted["temperature"]
 
 
-def test_the_tool_says_what_is_wrong_and_fails(tool, tmp_path, items, capsys):
-    (tmp_path / "saved" / "maps" / "003.png").write_text("this is text")
-    assert run_tool(tool, tmp_path) == 2
-    assert "003.png: not a readable PNG" in capsys.readouterr().err
+def test_a_bad_map_is_a_row_of_the_reports_and_no_markup(tool, tmp_path, items, capsys):
+    for folder in ("images", "saved/maps"):
+        (tmp_path / folder / "003.png").rename(tmp_path / folder / "<script>.png")
+    for table in ("manifest.csv", "saved/predictions.csv"):
+        text = (tmp_path / table).read_text().replace("images/003", "images/<script>")
+        (tmp_path / table).write_text(text)
+    (tmp_path / "saved" / "maps" / "<script>.png").write_text("this is text")
+    assert run_tool(tool, tmp_path) == 1
+    assert "not a readable PNG" in capsys.readouterr().out
+    (reason,) = json.loads((tmp_path / "out" / "scores.json").read_text())["unreadable"].values()
+    assert "<script>.png: not a readable PNG" in reason
+    report = (tmp_path / "out" / "scores.md").read_text()
+    assert "&lt;script&gt;.png: not a readable PNG" in report
+    assert "<script>" not in report
+    assert run_tool(tool, tmp_path, "--faults", "error") == 2
+    assert "<script>.png: not a readable PNG" in capsys.readouterr().err
 
 
 def test_the_tool_warns_of_maps_that_hold_zero_and_one(tool, tmp_path, items, capsys):

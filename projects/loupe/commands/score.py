@@ -78,9 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--faults",
-        choices=("error", "count"),
-        default="error",
-        help="images without a usable prediction or mask: stop, or count as unreadable",
+        choices=("count", "error"),
+        default="count",
+        help="images without a usable prediction or mask: count as unreadable, or stop",
     )
     parser.add_argument(
         "--map-score",
@@ -198,7 +198,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"unused predictions: {len(scored.unused)}, e.g. {scored.unused[:3]}")
     if scored.brightest <= 1.5 / 255:
         print("warning: no map exceeds 1/255; if they hold 0 and 1, save 0 and 255")
-    return 0
+    return 1 if scored.results.unreadable else 0
 
 
 def main(words: Sequence[str] | None = None) -> int:

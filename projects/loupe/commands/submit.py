@@ -79,9 +79,9 @@ def answers(
         if not isinstance(entry.source, Path):
             raise ValueError(f"{stem}: the prediction has no map; save maps")
         saved = read_map(entry.source)
-        score = saved.score if entry.score is None else entry.score
+        score = saved.probability if entry.probability is None else entry.probability
         if score is None:
-            raise ValueError(f"{stem}: the prediction has no score; list it in predictions.csv")
+            raise ValueError(f"{stem}: no probability; list it in predictions.csv")
         values = saved.forgery_map
         if values.dtype == np.uint16:
             values = values / np.float32(65535)

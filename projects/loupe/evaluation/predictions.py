@@ -1,4 +1,4 @@
-"""Reads the saved answers of any detector: one folder, one of the kinds below.
+"""Reads the saved predictions of any detector: one folder, one of the kinds below.
 
     loupe        predictions.csv (file,probability,error) and maps/, as tools/predict.py writes
     ddl2025      predictions.txt (name.png,0.1234) and masks/
@@ -8,52 +8,51 @@
     npy          .npy files
     png          .png files (8 or 16 bit probability)
 
-The last two may have image scores in scores.csv or predictions.csv beside them.
-1 = forged. A prediction belongs to the image of the same stem; where stems repeat, the folders
-above must agree as well.
+The last two may have image probabilities in scores.csv or predictions.csv beside them. 1 = forged.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from itertools import takewhile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from loupe.evaluation.map_files import PredictionError, read_bounded
+from loupe.writing import read_cell
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".npz", ".npy"}
 MAP_SUFFIXES = {"trufor": ".npz", "npy": ".npy", "png": ".png"}
-
-
-class PredictionError(ValueError):
-    """A folder of predictions that cannot be used as it is; names the file and the remedy."""
-
+# Of a table or a list: a hundred bytes for each of two million images.
+MAX_LIST_BYTES = 200_000_000
+NAME_COLUMNS = ("file", "image", "name", "filename")
+PROBABILITY_COLUMNS = ("probability", "score", "prediction")
 
 Name = tuple[str, ...]
 
 
 class SavedPrediction(NamedTuple):
-    """One image's saved answer, not yet read.
+    """One image's saved prediction, its map not yet read.
 
     Attributes:
         name: the image's name as far as it is known: folders, then the file, with or without its
             suffix, e.g. ("train", "0001.jpg").
-        score: probability that the image is forged, None where the file with the map may have it.
+        probability: that the image is forged, None where the file with the map may have it.
         source: the map: a path, or regions with run lengths and scores (an empty list says that
             nothing is forged); None where there is none.
-        error: the detector's own message that it could not answer; "" otherwise.
+        error: the detector's own message that it could not predict; "" otherwise.
     """
 
     name: Name
-    score: float | None
+    probability: float | None
     source: Path | list[dict[str, Any]] | None
     error: str = ""
 
 
 class PredictionSet(NamedTuple):
-    """All saved answers of a folder.
+    """All saved predictions of a folder.
 
     Attributes:
         kind: one of the kinds above.
@@ -64,24 +63,31 @@ class PredictionSet(NamedTuple):
     entries: list[SavedPrediction]
 
 
-class ScoreRow(NamedTuple):
-    """A line of a table of scores.
+class Row(NamedTuple):
+    """A line of a table of probabilities.
 
     Attributes:
         name: the image.
-        score: its probability, None where there is none.
+        probability: None where there is none.
         error: why there is none; "" otherwise.
     """
 
     name: Name
-    score: float | None
+    probability: float | None
     error: str = ""
 
 
 def split_name(name: str | Path) -> Name:
-    """Folders and file: "a/b.jpg" -> ("a", "b.jpg")."""
+    """Folders and file: "a/b.jpg" -> ("a", "b.jpg").
+
+    Raises:
+        PredictionError: there is no file in it.
+    """
     parts = Path(str(name).replace("\\", "/")).parts
-    return tuple(part for part in parts if part not in ("/", "."))
+    named = tuple(part for part in parts if part not in ("/", "."))
+    if not named:
+        raise PredictionError(f"{str(name)!r} names no file; write the image's file name")
+    return named
 
 
 def without_suffix(name: Name) -> Name:
@@ -91,7 +97,7 @@ def without_suffix(name: Name) -> Name:
 
 
 def find_predictions(folder: str | Path) -> PredictionSet:
-    """Recognises the kind of a folder and lists its answers; maps are not read.
+    """Recognises the kind of a folder and lists its predictions; maps are not read.
 
     Raises:
         PredictionError: the folder is missing or empty, of no known kind, or a list is malformed.
@@ -148,8 +154,8 @@ def _longest_match(name: Name, maps: dict[Name, Path]) -> Name | None:
     return None
 
 
-def _join(maps: dict[Name, Path], rows: Iterable[ScoreRow], table: Path) -> list[SavedPrediction]:
-    """Rows of scores with their maps, and the maps that no row has."""
+def _join(maps: dict[Name, Path], rows: Iterable[Row], table: Path) -> list[SavedPrediction]:
+    """Rows of probabilities with their maps, and the maps that no row has."""
     owners: dict[Name, Name] = {}
     entries = []
     for row in rows:
@@ -162,30 +168,62 @@ def _join(maps: dict[Name, Path], rows: Iterable[ScoreRow], table: Path) -> list
         if found:
             owners[found] = row.name
         source = maps[found] if found else None
-        entries.append(SavedPrediction(row.name, row.score, source, row.error))
+        entries.append(SavedPrediction(row.name, row.probability, source, row.error))
     return entries + [
         SavedPrediction(name, None, path) for name, path in maps.items() if name not in owners
     ]
 
 
-def _csv_rows(path: Path) -> list[ScoreRow]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or []
-        name = next((c for c in ("file", "image", "name", "filename") if c in columns), None)
-        score = next((c for c in ("probability", "score", "prediction") if c in columns), None)
-        if name is None or score is None:
-            raise PredictionError(
-                f"{path}: the columns are {list(columns)}; needed are file and probability"
-            )
-        return [
-            ScoreRow(
-                split_name(row[name]),
-                _number(row[score], path, row[name]) if row[score] else None,
-                row.get("error") or "",
-            )
-            for row in reader
-        ]
+def _text(path: Path) -> str:
+    """A list's text.
+
+    Raises:
+        PredictionError: too large, or not UTF-8.
+    """
+    try:
+        return read_bounded(path, MAX_LIST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PredictionError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+
+
+def _json(path: Path, kind: type | tuple[type, ...]) -> Any:
+    """A list's content.
+
+    Raises:
+        PredictionError: not JSON, or of another kind.
+    """
+    try:
+        content = json.loads(_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise PredictionError(f"{path}: not JSON ({error}); save it again") from error
+    if not isinstance(content, kind):
+        raise PredictionError(
+            f"{path}: holds a {type(content).__name__}; needed is a dictionary or list"
+        )
+    return content
+
+
+def _csv_rows(path: Path) -> list[Row]:
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    try:
+        return list(_rows_of(reader, path))
+    except csv.Error as error:
+        raise PredictionError(f"{path}:{reader.line_num}: {error}; save it as CSV") from error
+
+
+def _rows_of(reader: csv.DictReader, path: Path) -> Iterator[Row]:
+    columns = reader.fieldnames or []
+    name = next((column for column in NAME_COLUMNS if column in columns), None)
+    probability = next((column for column in PROBABILITY_COLUMNS if column in columns), None)
+    if name is None or probability is None:
+        raise PredictionError(
+            f"{path}: the columns are {list(columns)}; needed are file and probability"
+        )
+    for row in reader:
+        if row[name]:
+            number = _number(row[probability], path, row[name]) if row[probability] else None
+            error = read_cell(row.get("error") or "")
+            yield Row(split_name(read_cell(row[name])), number, error)
 
 
 def _read_loupe(folder: Path) -> list[SavedPrediction]:
@@ -196,13 +234,13 @@ def _read_loupe(folder: Path) -> list[SavedPrediction]:
 def _read_ddl2025(folder: Path) -> list[SavedPrediction]:
     path = folder / "predictions.txt"
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        name, comma, score = line.rpartition(",")
+        name, comma, number_text = line.rpartition(",")
         if not comma:
             raise PredictionError(f"{path}:{number}: {line!r} is not `name.png,0.1234`")
-        rows.append(ScoreRow(split_name(name.strip()), _number(score.strip(), path, name)))
+        rows.append(Row(split_name(name.strip()), _number(number_text.strip(), path, name)))
     return _join(_maps_below(folder / "masks", ".png"), rows, path)
 
 
@@ -211,10 +249,9 @@ def _read_benco(folder: Path) -> list[SavedPrediction]:
     files = sorted(folder.glob("pred_label*.json"))
     # The combined file is written last and holds all others.
     for path in [path for path in files if "combined" in path.stem] or files:
-        scores |= json.loads(path.read_text())
+        scores |= _json(path, dict)
     rows = [
-        ScoreRow(split_name(name), _number(str(score), files[0], name))
-        for name, score in scores.items()
+        Row(split_name(name), _number(str(score), files[0], name)) for name, score in scores.items()
     ]
     return _join(_maps_below(folder / "pred", ".png"), rows, files[0])
 
@@ -226,23 +263,27 @@ def _coco_file(folder: Path) -> Path | None:
 
 def _read_coco(folder: Path) -> list[SavedPrediction]:
     path = _coco_file(folder)
-    content = json.loads(path.read_text())
+    assert path is not None
+    content = _json(path, (dict, list))
     annotations, names = content, {}
-    if isinstance(content, dict):
-        annotations = content.get("annotations", [])
-        names = {image["id"]: image["file_name"] for image in content.get("images", [])}
-    regions: dict[str, list[dict[str, Any]]] = {name: [] for name in names.values()}
-    for annotation in annotations:
-        image = annotation.get("image_id")
-        name = names.get(image, image)
-        if not isinstance(name, str):
-            raise PredictionError(
-                f"{path}: image_id {image!r} names no file; write file names as image_id, "
-                'or give {"images": [{"id", "file_name"}], "annotations": [...]}'
-            )
-        regions.setdefault(name, []).append(
-            {"segmentation": annotation["segmentation"], "score": annotation.get("score", 1.0)}
-        )
+    regions: dict[str, list[dict[str, Any]]] = {}
+    try:
+        if isinstance(content, dict):
+            annotations = content.get("annotations", [])
+            names = {image["id"]: image["file_name"] for image in content.get("images", [])}
+            regions = {name: [] for name in names.values()}
+        for annotation in annotations:
+            image, score = annotation.get("image_id"), annotation.get("score", 1.0)
+            name = names.get(image, image)
+            if not isinstance(name, str):
+                raise PredictionError(
+                    f"{path}: image_id {image!r} names no file; write file names as image_id, "
+                    'or give {"images": [{"id", "file_name"}], "annotations": [...]}'
+                )
+            region = {"segmentation": annotation["segmentation"], "score": float(score)}
+            regions.setdefault(name, []).append(region)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PredictionError(f"{path}: not COCO ({error!r}); write COCO results") from error
     return [
         SavedPrediction(split_name(name), max((r["score"] for r in found), default=0.0), found)
         for name, found in regions.items()
@@ -277,68 +318,3 @@ _KINDS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], list[SavedPredi
     "npy": (_has_maps(".npy"), _read_plain("npy")),
     "png": (_has_maps(".png"), _read_plain("png")),
 }
-
-
-class Matcher:
-    """Finds each image's prediction by stem, and by folders and suffix where stems repeat."""
-
-    def __init__(self, predictions: PredictionSet) -> None:
-        """Indexes the predictions."""
-        self._by_stem: dict[str, list[SavedPrediction]] = defaultdict(list)
-        for entry in predictions.entries:
-            # A map may be named after the whole image ("a.jpg.npz") or after its stem, which may
-            # itself end like a suffix; so it is found under both.
-            for stem in {entry.name[-1], without_suffix(entry.name)[-1]}:
-                self._by_stem[stem].append(entry)
-
-    def find(self, file_name: str) -> SavedPrediction | None:
-        """The prediction of an image file; None without one.
-
-        Raises:
-            PredictionError: several predictions fit equally well.
-        """
-        name = split_name(file_name)
-        candidates = self._by_stem.get(without_suffix(name)[-1], [])
-        if len(candidates) < 2:
-            return candidates[0] if candidates else None
-        agreement = [_agreement(name, entry.name) for entry in candidates]
-        best = [c for c, a in zip(candidates, agreement, strict=True) if a == max(agreement)]
-        if len(best) > 1:
-            names = ["/".join(entry.name) for entry in best]
-            raise PredictionError(
-                f"{file_name}: the predictions {names} fit equally well; "
-                "save predictions in the same folders as the images"
-            )
-        return best[0]
-
-
-def _agreement(image: Name, saved: Name) -> tuple[int, bool]:
-    """How many folders agree, from the last one upwards, and whether the suffix does."""
-    folders = zip(reversed(image[:-1]), reversed(saved[:-1]), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], folders)), (
-        image[-1] == saved[-1]
-    )
-
-
-def match_predictions(
-    file_names: list[str], predictions: PredictionSet
-) -> tuple[list[SavedPrediction | None], list[str]]:
-    """Each image's prediction, and the names of predictions that no image has.
-
-    Raises:
-        PredictionError: a prediction fits two images, or an image has several.
-    """
-    matcher = Matcher(predictions)
-    found = [matcher.find(name) for name in file_names]
-    owners: dict[Name, str] = {}
-    for name, entry in zip(file_names, found, strict=True):
-        if entry is None:
-            continue
-        if entry.name in owners:
-            raise PredictionError(
-                f"the prediction {'/'.join(entry.name)} fits two images: {owners[entry.name]} and "
-                f"{name}; save predictions in the same folders as the images"
-            )
-        owners[entry.name] = name
-    unused = ["/".join(entry.name) for entry in predictions.entries if entry.name not in owners]
-    return found, unused

@@ -1,4 +1,7 @@
-"""Scores saved predictions of any detector with the evaluator that training uses."""
+"""Scores saved predictions of any detector with the evaluator that training uses.
+
+A prediction that cannot be used is counted with its reason; it ends nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,17 @@ import numpy as np
 
 from loupe.evaluation.calibration import scale_scores
 from loupe.evaluation.evaluator import EvaluationShard, ForgeryEvaluator
-from loupe.evaluation.map_files import SavedMap, read_map
-from loupe.evaluation.predictions import (
-    PredictionError,
-    PredictionSet,
-    SavedPrediction,
-    match_predictions,
-)
+from loupe.evaluation.map_files import PredictionError, SavedMap, read_map
+from loupe.evaluation.matching import match_predictions
+from loupe.evaluation.predictions import PredictionSet, SavedPrediction
 from loupe.evaluation.results import Results
 from loupe.structures import GroundTruth
 
 # A process takes seconds to start: it must have enough to do.
 IMAGES_PER_PROCESS = 256
+
+# What a file that cannot be used may raise.
+UNUSABLE = (ValueError, OSError, cv2.error, MemoryError)
 
 # (dataset dict, the map's size or None) -> truth; None for an unlabelled image.
 ReadTruth = Callable[[dict[str, Any], tuple[int, int] | None], GroundTruth | None]
@@ -36,14 +38,15 @@ class ScoringOptions(NamedTuple):
     Attributes:
         size: a map of another size than the truth is an error ("strict") or is resized bilinearly
             ("resize").
-        faults: an image without a usable prediction or mask is an error ("error"), or counted as
-            unreadable with its reason ("count").
-        map_score: where a detector gives no image score: "none", or its map's "max" or "mean".
-        temperature: the scores' logits are divided by it.
+        faults: an image without a usable prediction or mask is counted as unreadable with its
+            reason ("count"), or is an error ("error").
+        map_score: where a detector gives no probability of the image: "none", or its map's "max" or
+            "mean".
+        temperature: the probabilities' logits are divided by it.
     """
 
     size: str = "strict"
-    faults: str = "error"
+    faults: str = "count"
     map_score: str = "none"
     temperature: float = 1.0
 
@@ -54,7 +57,7 @@ class ScoredSet(NamedTuple):
     Attributes:
         results: all metrics.
         unused: names of predictions that belong to no image.
-        scores: (n,) image scores of labelled images, NaN where there is none.
+        scores: (n,) probabilities of labelled images, NaN where there is none.
         labels: (n,) 0 or 1.
         brightest: highest value of any map, NaN without maps.
     """
@@ -66,21 +69,21 @@ class ScoredSet(NamedTuple):
     brightest: float
 
 
-def image_score(
+def image_probability(
     entry: SavedPrediction, saved: SavedMap | None, options: ScoringOptions
 ) -> float | None:
-    """The image's score: listed, else saved with the map, else derived from it if asked for."""
-    score = entry.score
-    if score is None and saved is not None:
-        score = saved.score
-        if score is None and options.map_score != "none":
+    """The image's probability: listed, else saved with the map, else derived from it if asked."""
+    probability = entry.probability
+    if probability is None and saved is not None:
+        probability = saved.probability
+        if probability is None and options.map_score != "none":
             reduce = {"max": np.max, "mean": np.mean}[options.map_score]
             values = saved.forgery_map
             largest = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
-            score = float(reduce(values)) / largest
-    if score is None or options.temperature == 1.0 or not 0 <= score <= 1:
-        return score
-    return float(scale_scores(np.asarray(score), options.temperature))
+            probability = float(reduce(values)) / largest
+    if probability is None or options.temperature == 1.0 or not 0 <= probability <= 1:
+        return probability
+    return float(scale_scores(np.asarray(probability), options.temperature))
 
 
 def fit_size(
@@ -105,10 +108,10 @@ def score_one(
     read_truth: ReadTruth,
     options: ScoringOptions,
 ) -> None:
-    """Measures one image's saved answer, or counts why it has none.
+    """Measures one image's saved prediction, or counts why it has none.
 
     Raises:
-        ValueError: map, score or truth cannot be what it should be; names the image.
+        ValueError: map, probability or truth cannot be what it should be; names the image.
     """
     name = str(item["file_name"])
     if entry is None or entry.error:
@@ -124,8 +127,8 @@ def score_one(
     if saved is not None:
         wanted = None if truth.mask is None else truth.mask.shape
         forgery_map = fit_size(saved.forgery_map, wanted, options)
-    score = image_score(entry, saved, options)
-    evaluator.add(str(item["image_id"]), name, truth, score, forgery_map)
+    probability = image_probability(entry, saved, options)
+    evaluator.add(str(item["image_id"]), name, truth, probability, forgery_map)
 
 
 def _score_shard(
@@ -140,10 +143,10 @@ def _score_shard(
     for item, entry in pairs:
         try:
             score_one(evaluator, item, entry, read_truth, options)
-        except ValueError as error:
+        except UNUSABLE as error:
             if options.faults == "error":
-                raise
-            evaluator.add_unreadable(str(item["file_name"]), str(error))
+                raise ValueError(str(error)) from error
+            evaluator.add_unreadable(str(item["file_name"]), str(error) or type(error).__name__)
         if _progress is not None:
             with _progress.get_lock():
                 _progress.value += 1
@@ -201,7 +204,7 @@ def score_predictions(
 
     Args:
         items: dataset dicts: "file_name", "image_id", and what `read_truth` needs.
-        predictions: the detector's saved answers.
+        predictions: the detector's saved predictions.
         read_truth: picklable if there are several processes.
         evaluator: its options are used; it is emptied first.
         options: how predictions are read.
@@ -209,8 +212,8 @@ def score_predictions(
         report: called now and then with the number of images done (several processes only).
 
     Raises:
-        PredictionError: a prediction is missing or fits several images.
-        ValueError: a map or score is unusable; names the image.
+        PredictionError: no image has a prediction, or one fits several images.
+        ValueError: with faults "error", a prediction, map or mask is unusable; names the image.
     """
     options = options or ScoringOptions()
     names = [str(item["file_name"]) for item in items]
@@ -220,10 +223,11 @@ def score_predictions(
         empty = SavedPrediction((), 0.0, [])
         found = [empty if entry is None else entry for entry in found]
     missing = [name for name, entry in zip(names, found, strict=True) if entry is None]
-    if missing and options.faults == "error":
+    # If no image has a prediction the folder is the wrong one.
+    if missing and (options.faults == "error" or len(missing) == len(names)):
         raise PredictionError(
             f"{len(missing)} of {len(names)} images have no prediction, e.g. {missing[:3]}; "
-            "predict them, or count them as unreadable (--faults count)"
+            "predict them, or give the folder of their predictions"
         )
     pairs = list(zip(items, found, strict=True))
     evaluator.reset()
