@@ -43,14 +43,32 @@ def overlay(
     strength = np.clip(forgery_map.astype(np.float32), 0, 1)[..., None] * 0.6
     tinted = image * (1 - strength) + np.asarray(colour, np.float32) * strength
     result = np.ascontiguousarray(tinted.round().astype(np.uint8))
-    above = np.ascontiguousarray(forgery_map.astype(np.float32) >= threshold, np.uint8)
-    outlines, _ = cv2.findContours(above, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     thickness = max(1, round(max(image.shape[:2]) / 300))
-    return cv2.drawContours(result, outlines, -1, colour, thickness)
+    result[_outline(forgery_map >= threshold, thickness)] = colour
+    return result
+
+
+def _outline(region: np.ndarray, thickness: int) -> np.ndarray:
+    """(H, W) bool: the region's border pixels, drawn with a pen of this width.
+
+    Morphology costs the same for one region and for the thousands of specks of a noisy map, where
+    tracing each contour takes a minute.
+    """
+    region = region.astype(np.uint8)
+    # A border pixel has a neighbour to its side that is not of the region, or is at the image edge.
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    inside = cv2.erode(region, cross, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    # The pen is the dot that a line of this thickness draws; diagonals of 2 have filled corners.
+    centre = thickness // 2 + 1
+    pen = np.zeros((2 * centre + 1, 2 * centre + 1), np.uint8)
+    cv2.line(pen, (centre, centre), (centre, centre), 1, thickness)
+    if thickness == 2:
+        pen[centre - 1 : centre + 2, centre - 1 : centre + 2] = 1
+    return cv2.dilate(region - inside, pen) > 0
 
 
 def panel(
-    image: np.ndarray, truth: np.ndarray | None, forgery_map: np.ndarray, score: float
+    image: np.ndarray, truth: np.ndarray | None, forgery_map: np.ndarray, probability: float
 ) -> np.ndarray:
     """Puts input, truth and prediction side by side, each under a caption.
 
@@ -58,7 +76,7 @@ def panel(
         image: (H, W, 3) uint8 RGB.
         truth: (H, W) bool, 1 = forged; None = not known, and its place says so.
         forgery_map: (H, W) in [0, 1].
-        score: probability that the image is forged.
+        probability: that the image is forged.
 
     Returns:
         uint8 RGB, wider than 3 * W and higher than H by captions and gaps.
@@ -74,7 +92,9 @@ def panel(
         middle = overlay(image, truth, colour=TRUTH_COLOUR)
         caption = f"truth {truth.mean():.1%}"
     predicted = overlay(image, forgery_map)
-    return captioned_row([("input", image), (caption, middle), (f"forged {score:.3f}", predicted)])
+    return captioned_row(
+        [("input", image), (caption, middle), (f"forged {probability:.3f}", predicted)]
+    )
 
 
 def captioned_row(cells: Sequence[tuple[str, np.ndarray]]) -> np.ndarray:
