@@ -14,6 +14,7 @@ What cannot be built is left out with a line that says why; Loupe then runs in p
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 REQUIREMENTS = [
     # The plain builds from the registry: torchvision's does not import beside a CPU-only torch.
@@ -50,7 +52,8 @@ SYNTHETIC = ["scikit-image>=0.24,<0.27", "scikit-learn>=1.5,<2"]
 PARQUET = ["pyarrow>=18,<27"]
 TEST = [*SYNTHETIC, *PARQUET, "pytest>=8.3,<10", "hypothesis>=6.100,<7", "torchmetrics>=1.6,<2"]
 
-CSRC = Path("projects/loupe/ops/csrc")
+PACKAGE = Path("projects/loupe")
+CSRC = PACKAGE / "ops" / "csrc"
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 # Only functions that torch promises to keep (its stable ABI of 2.10) are used, so that the library
 # outlives updates of torch.
@@ -176,13 +179,24 @@ class BuildOperator(build_ext):
         self.spawn([*compiler, *position_independent, *linking, "-o", str(library)])
 
 
+class PackFolders(build_py):
+    """Puts configurations and weights, which lie at the top of the clone, into the wheel."""
+
+    def run(self):
+        """Copy the modules, then the folders."""
+        super().run()
+        for name in ("configs", "weights"):
+            shutil.copytree(name, Path(self.build_lib) / "loupe" / name, dirs_exist_ok=True)
+
+
 setup(
     name="loupe",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.*)"', (PACKAGE / "__init__.py").read_text())[1],
     description="Image forgery detection and localisation: a Detectron2 project",
     license="Apache-2.0",
     package_dir={"": "projects"},
     packages=find_packages("projects"),
+    package_data={"loupe": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,
     extras_require={
@@ -195,6 +209,6 @@ setup(
     },
     entry_points={"console_scripts": ["loupe = loupe.__main__:main"]},
     ext_modules=[*cpu_extensions(), *cuda_extensions()],
-    cmdclass={"build_ext": BuildOperator},
+    cmdclass={"build_ext": BuildOperator, "build_py": PackFolders},
     zip_safe=False,
 )

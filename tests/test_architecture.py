@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "robustness": {"structures", "data.sources", "data.images", "data.training", "evaluation"},
     "adaptation": {"structures", "modeling"},
     "inference": {
-        *("structures", "config", "checkpoint", "modeling", "evaluation", "visualization"),
+        *("structures", "config", "checkpoint", "model_zoo", "modeling"),
+        *("evaluation", "visualization"),
         *("data.sources", "data.images", "data.training"),
     },
     "trainer": {

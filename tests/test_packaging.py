@@ -27,7 +27,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source)
     ignored = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
-    shutil.copytree(ROOT / "projects", source / "projects", ignore=ignored)
+    for name in ("projects", "configs", "weights"):
+        shutil.copytree(ROOT / name, source / name, ignore=ignored)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
     command += ["--no-build-isolation", "--wheel-dir", str(source / "dist"), str(source)]
     subprocess.run(command, check=True, env=WITHOUT_OPERATOR, stdin=subprocess.DEVNULL)

@@ -9,16 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loupe.config import add_loupe_config
+    from loupe.config import add_loupe_config, load_config
+    from loupe.inference import LoupePredictor, predict
     from loupe.modeling.backbone import PerceptionEncoder
     from loupe.modeling.loupe import Loupe
 
-__all__ = ["Loupe", "PerceptionEncoder", "add_loupe_config"]
+__version__ = "0.2.0"
+
+__all__ = [
+    "Loupe",
+    "LoupePredictor",
+    "PerceptionEncoder",
+    "add_loupe_config",
+    "load_config",
+    "predict",
+]
 
 _HOMES = {
     "Loupe": "loupe.modeling.loupe",
+    "LoupePredictor": "loupe.inference",
     "PerceptionEncoder": "loupe.modeling.backbone",
     "add_loupe_config": "loupe.config",
+    "load_config": "loupe.config",
+    "predict": "loupe.inference",
 }
 
 

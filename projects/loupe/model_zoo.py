@@ -1,6 +1,6 @@
-"""Weights that come with the repository, named `loupe://FILE` wherever a file of weights is asked.
+"""What comes with Loupe: configuration files, and weights named `loupe://FILE`.
 
-They lie in `weights/` beside a model card; `weights/SHA256SUMS` says what they must be.
+Weights lie in `weights/` beside a model card; `weights/SHA256SUMS` says what they must be.
 """
 
 from __future__ import annotations
@@ -9,7 +9,16 @@ import hashlib
 from pathlib import Path
 
 SCHEME = "loupe://"
-FOLDER = Path(__file__).parents[2] / "weights"
+
+
+def _carried(name: str) -> Path:
+    """A folder of the repository: a wheel has it inside the package, a clone at its top."""
+    packed = Path(__file__).parent / name
+    return packed if packed.is_dir() else Path(__file__).parents[2] / name
+
+
+CONFIGS = _carried("configs")
+FOLDER = _carried("weights")
 SUMS = "SHA256SUMS"
 
 

@@ -19,11 +19,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from loupe.model_zoo import CONFIGS
+
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
 
-ROOT = Path(__file__).parents[3]
-DEFAULT_CONFIG = ROOT / "configs" / "loupe_tiny.yaml"
+DEFAULT_CONFIG = CONFIGS / "loupe_tiny.yaml"
 
 INTERRUPTED = 130  # What shells give for SIGINT.
 # Keys without a dot are few; the others look like no file that cameras or people name.

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loupe.commands.command_line import ROOT, add_options, positive, run_command
+from loupe.commands.command_line import add_options, positive, run_command
+from loupe.model_zoo import CONFIGS
 from loupe.writing import write_json
 
 # As in configs/quick/Base-Quick.yaml.
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Adaptation first: the plain evaluation may end the demo.
     train("loupe_adapt.yaml", output / "adapted", [*opts, *test], "--eval-only")
     train("loupe_stage2.yaml", output / "plain", [*opts, *test], "--eval-only")
-    options = ["--config-file", str(ROOT / "configs" / "quick" / "loupe_stage2.yaml")]
+    options = ["--config-file", str(CONFIGS / "quick" / "loupe_stage2.yaml")]
     options += ["--weights", second, "--output", str(output / "predictions")]
     command("predict", *options, str(data / "test" / "images"), *opts)
 
@@ -92,7 +93,7 @@ def command(name: str, *words: str) -> None:
 
 def train(config: str, output: Path, opts: list[str], *flags: str) -> None:
     """Trains or evaluates with one of the quick configurations."""
-    path = str(ROOT / "configs" / "quick" / config)
+    path = str(CONFIGS / "quick" / config)
     command("train", "--config-file", path, *flags, "OUTPUT_DIR", str(output), *opts)
 
 

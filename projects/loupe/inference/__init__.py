@@ -1,5 +1,6 @@
 """Prediction on images outside any data set."""
 
+from loupe.inference.default import predict
 from loupe.inference.folders import OutputError, find_images, output_folder
 from loupe.inference.predictor import LoupePredictor, named_predictions
 from loupe.inference.results import write_predictions
@@ -10,5 +11,6 @@ __all__ = [
     "find_images",
     "named_predictions",
     "output_folder",
+    "predict",
     "write_predictions",
 ]

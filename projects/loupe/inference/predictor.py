@@ -35,6 +35,7 @@ class LoupePredictor:
     """A trained Loupe, ready to predict. Many threads may share one.
 
     Example:
+        >>> from loupe import load_config
         >>> predictor = LoupePredictor(load_config("configs/loupe_tiny.yaml"))  # doctest: +SKIP
         >>> score, forgery_map, _ = predictor("photograph.jpg")  # doctest: +SKIP
 
