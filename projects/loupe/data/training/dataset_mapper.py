@@ -116,7 +116,7 @@ class ForgeryDatasetMapper:
         try:
             image, mask, size = self._read(dataset_dict)
         except UnreadableImageError as error:
-            return _error_item(dataset_dict, error)
+            return error_item(dataset_dict, error)
         item = _identity(dataset_dict) | self.map_image(
             image, size, _orientation(dataset_dict["file_name"])
         )
@@ -305,7 +305,8 @@ def _ground_truth(dataset_dict: dict[str, Any], mask: np.ndarray | None) -> Grou
     )
 
 
-def _error_item(dataset_dict: dict[str, Any], error: UnreadableImageError) -> dict[str, Any]:
+def error_item(dataset_dict: dict[str, Any], error: object) -> dict[str, Any]:
+    """The item of an image that cannot be read, in evaluation."""
     item = _identity(dataset_dict) | {"error": str(error)}
     if dataset_dict.get("label") is not None:
         item["ground_truth"] = _ground_truth(dataset_dict, None)
