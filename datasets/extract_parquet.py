@@ -11,13 +11,11 @@ Example:
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
+from loupe.data.images.formats import format_of
 from loupe.data.sources.entries import DatasetError
 from loupe.data.sources.formats.manifest import COLUMNS
 from loupe.data.sources.formats.parquet import image_bytes, parquet_label, parquet_rows
@@ -99,16 +97,12 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _suffix(path: Path, number: int, data: bytes) -> str:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            kind = image.format or "PNG"
-    except UnidentifiedImageError:
+    kind = format_of(data)
+    if not kind:
         raise DatasetError(
             f"{path}: row {number} embeds no image of a known format (it begins with {data[:8]!r})"
-        ) from None
-    return {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "PPM": ".ppm"}.get(
-        kind, f".{kind.lower()}"
-    )
+        )
+    return {"JPEG": ".jpg", "TIFF": ".tif", "JPEG2000": ".jp2"}.get(kind, f".{kind.lower()}")
 
 
 def main(words: list[str] | None = None) -> None:

@@ -28,9 +28,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
+
+from loupe.data.images.decoding import read_picture
+from loupe.data.images.errors import UnreadableImageError
 
 SPLITS = ("train", "valid", "test")
 # Of the camera models: what each split but the first gets.
@@ -122,11 +124,11 @@ def read_originals(path: Path, repositories: Path, layout: str) -> Iterator[Phot
 
 def decode(data: bytes) -> np.ndarray | None:
     """(H, W, 3) uint8 RGB as stored; None where it is no usable picture."""
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if image is None or min(image.shape[:2]) < _SMALLEST_SIDE:
+    try:
+        image = read_picture(data).pixels
+    except UnreadableImageError:
         return None
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image if min(image.shape[:2]) >= _SMALLEST_SIDE else None
 
 
 def tables_of(data: bytes) -> tuple[tuple[int, ...], ...] | None:

@@ -20,7 +20,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from loupe.data.images.decoding import read_image, read_mask
+from loupe.data.images.decoding import read_image
+from loupe.data.images.masks import read_mask
 from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.sources.formats.manifest import write_manifest
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "data.images": {"structures", "synthesis"},
     "data.sources": {"structures", "synthesis", "data.images"},
     "data.training": {"structures", "data.sources", "data.images"},
-    "evaluation": {"structures"},
+    "evaluation": {"structures", "data.images"},
     "visualization": {"structures"},
     "doctor": {"data.sources", "data.images"},
     "challenge": {"structures", "data.sources", "data.images", "evaluation"},
@@ -37,7 +37,7 @@ MAY_IMPORT = {
     },
     "trainer": {
         *("structures", "solver", "checkpoint", "modeling", "adaptation", "evaluation"),
-        *("data.sources", "data.training", "visualization"),
+        *("data.sources", "data.images", "data.training", "visualization"),
     },
 }
 MAY_IMPORT["commands"] = MAY_IMPORT.keys() - {"install_detectron2", "solver", "synthesis"}

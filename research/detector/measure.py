@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from loupe.config import load_config
-from loupe.data.images.decoding import read_image, read_mask
+from loupe.data.images.decoding import read_picture
+from loupe.data.images.masks import read_mask
 from loupe.evaluation.measures import measure_image
 from loupe.inference import LoupePredictor
 from loupe.structures import GroundTruth
@@ -182,9 +183,7 @@ HARDER: dict[str, Version] = {"jpeg80": _stored, "x0.75": _three_quarters}
 
 def read_stored(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB, without regard to the orientation tag."""
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imread(str(path), flags)
-    return read_image(path) if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return read_picture(path).pixels
 
 
 def measure_case(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from loupe.checkpoint import CheckpointError, save_weights
 from loupe.config import load_config
-from loupe.data.images.decoding import turn
+from loupe.data.images.orientation import turn
 from loupe.inference import LoupePredictor, find_images, write_predictions
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quick" / "loupe_stage2.yaml"

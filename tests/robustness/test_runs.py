@@ -15,8 +15,8 @@ from detectron2.modeling import build_model
 
 from loupe.checkpoint import save_weights
 from loupe.config import load_config
-from loupe.data.images.decoding import read_image_and_mask
 from loupe.data.images.degradation import DEGRADATIONS, degrade
+from loupe.data.images.masks import read_image_and_mask
 from loupe.data.sources.catalog import load_dataset
 from loupe.evaluation import ForgeryEvaluator
 from loupe.inference import LoupePredictor

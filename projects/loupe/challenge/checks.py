@@ -6,7 +6,6 @@ memory at a time. The formats are in `challenge.py`, the faults in FAULTS and do
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
@@ -17,9 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from loupe.challenge.writers import BOX_SCALE, BOXES_KEY, CLASS_KEY, CLASSES, TRACES_KEY
+from loupe.data.images.decoding import read_samples, read_size
+from loupe.data.images.errors import UnreadableImageError
 
 FAULTS = {
     # Any submission.
@@ -67,7 +67,6 @@ FAULTS = {
 }
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
-_ORIENTATION_TAG = 0x0112
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _FOUR_DECIMALS = re.compile(r"\d\.\d{4}")
 
@@ -154,11 +153,11 @@ def image_sizes(folder: str | Path) -> Sizes:
         if path.stem in sizes:
             raise ValueError(f"{path}: another image has this stem; a challenge tells them by it")
         try:
-            with Image.open(path) as image:
-                turned = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
-                sizes[path.stem] = image.size if turned else image.size[::-1]
-        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path}: not a readable image ({error}); remove it") from error
+            sizes[path.stem] = read_size(path)
+        except UnreadableImageError as error:
+            raise ValueError(
+                f"{path}: not a readable image ({error.problem}); remove it"
+            ) from error
     if not sizes:
         raise ValueError(f"{folder}: there are no images in it; give the challenge's images")
     return sizes
@@ -282,22 +281,21 @@ def _check_mask(data: bytes, place: str, size: tuple[int, int]) -> Iterator[Faul
         yield Fault("mask-not-png", place, f"begins with {data[:8]!r}")
         return
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            # Bit depth and colour type as they are stored: Pillow widens 2 and 4 bits.
-            depth, colour = data[24], data[25]
-            if colour != 0 or "transparency" in image.info:
-                yield Fault("mask-not-grey", place, image.mode)
-                return
-            if depth != 8:
-                yield Fault("mask-not-8-bit", place, f"{depth} bits")
-                return
-            if image.size[::-1] != tuple(size):
-                found = f"{image.size[0]} x {image.size[1]}"
-                yield Fault("mask-size", place, f"{found}, the image {size[1]} x {size[0]}")
-            pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
-        yield Fault("mask-damaged", place, str(error))
+        pixels = read_samples(data, name=place).values
+    except UnreadableImageError as error:
+        yield Fault("mask-damaged", place, error.problem)
         return
+    # Bit depth and colour type as they are stored: decoders widen 2 and 4 bits.
+    depth, colour = data[24], data[25]
+    if colour != 0 or pixels.ndim != 2:
+        yield Fault("mask-not-grey", place, f"colour type {colour}, {pixels.shape}")
+        return
+    if depth != 8:
+        yield Fault("mask-not-8-bit", place, f"{depth} bits")
+        return
+    if pixels.shape != tuple(size):
+        found = f"{pixels.shape[1]} x {pixels.shape[0]}"
+        yield Fault("mask-size", place, f"{found}, the image {size[1]} x {size[0]}")
     strange = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256)[1:255]) + 1
     if strange.size:
         yield Fault("mask-values", place, f"{strange[:5].tolist()}")

@@ -108,8 +108,10 @@ def draw(manifest: Path, output: Path) -> None:
     import cv2
     import numpy as np
 
-    from loupe.data.images.decoding import read_image, read_mask
+    from loupe.data.images.decoding import read_image
+    from loupe.data.images.masks import read_mask
     from loupe.data.sources.catalog import load_dataset
+    from loupe.evaluation.map_files import read_map
     from loupe.visualization import panel, sheet
 
     with (output / "predictions" / "predictions.csv").open(newline="") as file:
@@ -124,9 +126,8 @@ def draw(manifest: Path, output: Path) -> None:
         truth = np.zeros(image.shape[:2], bool)
         if entry["mask_file_name"]:
             truth = read_mask(entry["mask_file_name"]) >= 0.5
-        # Not read_mask: that takes an image whose maximum is 1 for a mask of zeros and ones.
         path = output / "predictions" / "maps" / f"{name.stem}.png"
-        forgery_map = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) / np.float32(255)
+        forgery_map = read_map(path).forgery_map / np.float32(255)
         panels.append(panel(image, truth, forgery_map, scores[name.name]))
     picture = sheet(panels, columns=2)
     cv2.imwrite(str(output / "sheet.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

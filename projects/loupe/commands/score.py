@@ -39,7 +39,7 @@ def read_truth(
     """
     import numpy as np
 
-    from loupe.data.images.decoding import read_image_and_mask, read_mask
+    from loupe.data.images.masks import read_image_and_mask, read_mask
     from loupe.structures import GroundTruth
 
     label = item.get("label")

@@ -12,15 +12,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
-from loupe.data.images.decoding import (
-    MaskSizeError,
-    UnreadableImageError,
-    read_image,
-    read_image_and_mask,
-    read_mask,
-)
+from loupe.data.images.decoding import read_format, read_image
+from loupe.data.images.errors import MaskSizeError, UnreadableImageError
+from loupe.data.images.masks import read_image_and_mask, read_mask
 
 # Part of the cache's key: change it when the meaning of a fact changes.
 FACTS_VERSION = 1
@@ -120,7 +115,7 @@ def examine(image_path: str, mask_path: str | None, mask_rule: str, grid: Grid) 
     Args:
         image_path: the image file.
         mask_path: the mask file, or None.
-        mask_rule: see `loupe.data.images.decoding.MASK_RULES`.
+        mask_rule: see `loupe.data.images.masks.MASK_RULES`.
         grid: the network's.
     """
     try:
@@ -143,7 +138,7 @@ def examine(image_path: str, mask_path: str | None, mask_rule: str, grid: Grid) 
         mask_error=mask_error,
         width=image.shape[1],
         height=image.shape[0],
-        format=_format(image_path),
+        format=read_format(image_path),
         byte_digest=_digest(Path(image_path).read_bytes()),
         pixel_digest=_digest(str(image.shape).encode() + image.tobytes()),
         perceptual_hashes=perceptual_hashes,
@@ -225,14 +220,6 @@ def _mask_error(mask_path: str | None, mask_rule: str) -> str:
     except UnreadableImageError as error:
         return f"{error.problem}; {error.remedy}"
     return ""
-
-
-def _format(path: str) -> str:
-    try:
-        with Image.open(path) as image:
-            return image.format or ""
-    except UnidentifiedImageError:
-        return "TIFF"  # Deep colours, the only kind that is read by another library than Pillow.
 
 
 def _digest(data: bytes) -> str:

@@ -14,18 +14,18 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
+
+from loupe.data.images.decoding import read_samples
+from loupe.data.images.errors import UnreadableImageError
+from loupe.data.images.formats import format_of
+from loupe.data.images.limits import Limits
 
 # Measuring a map takes about four times its bytes.
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 28
 # Regions of one map, each as many pixels as it covers.
 MAX_COVERED = 1 << 33
-
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-# Samples of a pixel by the colour type of a PNG: grey, RGB, palette, grey and alpha, RGBA.
-_SAMPLES = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 
 class PredictionError(ValueError):
@@ -64,7 +64,7 @@ def read_map(source: Path | list[dict[str, Any]]) -> SavedMap:
         raise PredictionError(f"{source}: {error}; save the map again") from error
 
 
-_UNPACKING = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, cv2.error)
+_UNPACKING = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError)
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
@@ -102,37 +102,18 @@ def _check_size(height: int, width: int, bytes_of_pixel: float) -> None:
 
 
 def _read_png(data: bytes) -> SavedMap:
-    _check_png(data)
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
+    if format_of(data) != "PNG":
         raise ValueError("not a readable PNG")
+    try:
+        pixels = read_samples(data, limits=Limits(MAX_PIXELS, 2 * MAX_BYTES)).values
+    except UnreadableImageError as error:
+        raise ValueError(f"not a readable PNG: {error.problem}") from error
     if pixels.ndim == 3:
         colours = pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, :1]
         if (colours != colours[:, :, :1]).any():
             raise ValueError("a coloured picture is no probability map, one grey channel is needed")
         pixels = colours[:, :, 0]
     return SavedMap(np.ascontiguousarray(pixels))
-
-
-def _check_png(data: bytes) -> None:
-    """Refuses a PNG that is too large or damaged: decoders read some damage without a word.
-
-    Raises:
-        ValueError: size, checksums, or the end is missing.
-    """
-    if not data.startswith(_PNG_START) or data[12:16] != b"IHDR":
-        raise ValueError("not a readable PNG")
-    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
-    _check_size(height, width, _SAMPLES.get(colour, 4) * max(depth, 8) / 8)
-    place, kind = len(_PNG_START), b""
-    while kind != b"IEND":
-        length = int.from_bytes(data[place : place + 4], "big")
-        kind, end = data[place + 4 : place + 8], place + 8 + length
-        if len(kind) < 4 or data[end : end + 4] != struct.pack(
-            ">I", zlib.crc32(data[place + 4 : end])
-        ):
-            raise ValueError("not a readable PNG: it is damaged or cut short")
-        place = end + 4
 
 
 def _read_npy(data: bytes) -> SavedMap:

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 
 import loupe.modeling  # noqa: F401  Registers the meta-architecture with Detectron2.
 from loupe.checkpoint import load_into, load_weights
-from loupe.data.images.decoding import read_image, read_orientation
+from loupe.data.images.decoding import read_picture
+from loupe.data.images.orientation import UPRIGHT
 from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.training.loaders import EvaluationDataset
@@ -73,11 +74,9 @@ class LoupePredictor:
             UnreadableImageError: The file is no readable image.
             ValueError: The array is of another kind.
         """
-        orientation = 1
-        if isinstance(image, np.ndarray):
-            pixels = image
-        else:
-            pixels, orientation = read_image(image), read_orientation(image)
+        pixels, orientation = image, UPRIGHT
+        if not isinstance(image, np.ndarray):
+            pixels, _, orientation, _ = read_picture(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ValueError(f"image is {pixels.dtype} {pixels.shape}; give uint8 (H, W, 3) RGB")
         (output,) = self.model([self.mapper.map_image(pixels, orientation=orientation)])

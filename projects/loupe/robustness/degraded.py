@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from loupe.data.images.decoding import read_image_and_mask
 from loupe.data.images.degradation import Level, Pair, degrade
+from loupe.data.images.masks import read_stored_pair
 from loupe.data.sources.catalog import load_dataset
 from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.sources.formats.manifest import write_manifest
@@ -53,7 +53,9 @@ def read_degraded(entry: dict[str, Any], axis: str, level: Level, seed: int) -> 
         image, mask = render(name)
     else:
         mask_file = entry["mask_file_name"] if entry["label"] else None
-        image, mask = read_image_and_mask(name, mask_file, "resize", entry.get("mask_rule", ""))
+        # As stored, the image alike: a degraded image has no orientation any more.
+        pair = read_stored_pair(name, mask_file, "resize", entry.get("mask_rule", ""))
+        image, mask = pair.picture.pixels, pair.mask
     if not entry["label"]:
         mask = None
     elif entry.get("wholly_forged"):

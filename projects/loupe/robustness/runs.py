@@ -10,8 +10,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from loupe.data.images.decoding import read_mask
 from loupe.data.images.degradation import DEGRADATIONS, Level
+from loupe.data.images.masks import read_mask
 from loupe.data.sources.catalog import load_dataset
 from loupe.data.training.loaders import EvaluationDataset
 from loupe.evaluation.evaluator import ForgeryEvaluator

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from detectron2.evaluation import DatasetEvaluator
 
+from loupe.data.images.orientation import UPRIGHT, turn_back
 from loupe.structures import GroundTruth
 from loupe.visualization import panel
 
@@ -65,6 +66,7 @@ def draw_panel(
     image = item["image"][:, :height, :width].permute(1, 2, 0).numpy()
 
     def shrink(full: np.ndarray) -> np.ndarray:
+        full = turn_back(full, item.get("orientation", UPRIGHT))
         x0, y0, x1, y1 = (round(value) for value in item["window"])
         window = full[max(y0, 0) : max(y1, 1), max(x0, 0) : max(x1, 1)].astype(np.float32)
         return cv2.resize(window, (width, height), interpolation=cv2.INTER_AREA)

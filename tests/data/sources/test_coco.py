@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from datasets.prepare_coco import main
-from loupe.data.images.decoding import read_mask
+from loupe.data.images.masks import read_mask
 from loupe.data.sources.catalog import load_dataset
 from loupe.data.sources.entries import DatasetError, make_dataset_dict
 from loupe.data.sources.formats.coco import decode_regions, encode_regions, make_coco, write_coco

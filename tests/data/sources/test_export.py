@@ -5,7 +5,7 @@ import filecmp
 import numpy as np
 import pytest
 
-from loupe.data.images.decoding import read_image_and_mask
+from loupe.data.images.masks import read_image_and_mask
 from loupe.data.sources.catalog import load_dataset
 from loupe.data.sources.export import write_synthetic
 from loupe.data.training.sheet import draw_sheet

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loupe.data.images.decoding import read_mask
+from loupe.data.images.masks import read_mask
 from loupe.data.sources.catalog import load_dataset
 from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.sources.formats.manifest import write_manifest

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from datasets.extract_parquet import main
-from loupe.data.images.decoding import read_image, read_mask
+from loupe.data.images.decoding import read_image
+from loupe.data.images.masks import read_mask
 from loupe.data.sources.catalog import load_dataset
 from loupe.data.sources.entries import DatasetError
 

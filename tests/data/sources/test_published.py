@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loupe.data.images.decoding import read_mask
+from loupe.data.images.masks import read_mask
 from loupe.data.sources.catalog import load_named
 from loupe.data.sources.entries import DatasetError
 from loupe.data.sources.formats.published import LAYOUTS, PUBLISHED, read_layout

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from loupe.data.images.decoding import UnreadableImageError
+from loupe.data.images.errors import UnreadableImageError
 from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper, label_regions
 
@@ -40,7 +40,7 @@ def test_training_item_has_the_contracts_keys_and_types(entry, cfg):
     item = ForgeryDatasetMapper(cfg, is_train=True)(entry)
     assert set(item) == {
         *("file_name", "image_id", "height", "width", "image", "valid_size", "window"),
-        *("mask", "regions", "label", "mask_known"),
+        *("mask", "regions", "label", "mask_known", "orientation"),
     }
     assert (item["image_id"], item["height"], item["width"]) == ("the-id", 24, 40)
     assert (item["label"], item["mask_known"]) == (1, True)

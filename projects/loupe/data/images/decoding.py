@@ -1,323 +1,278 @@
-"""Reads images and masks from files of any common kind, or says what is wrong with the file.
+"""The one door through which the pixels of every image and mask come.
+
+    file -> bytes (files) -> format, size, cost, damage (formats, png, jpeg, tiff) -> pixels (here)
+
+Whatever a decoder throws becomes an `UnreadableImageError`. What is damaged is refused; what
+libjpeg forgives is read, and the warnings say so.
 
 Conventions:
-    * Images are turned as their EXIF orientation says, transparency is laid on white (what a
-      viewer shows; pixels that nobody can see are no evidence), colour profiles are ignored.
-    * A mask's value is its brightest channel times its opacity, so that a red region counts fully,
-      and is scaled by the range of its type. An integer mask whose maximum is 1 counts as 0/1.
+    * Pixels are read as they are stored; `read_image` turns them as the EXIF orientation says.
+    * Transparency is laid on white (what a viewer shows; pixels that nobody can see are no
+      evidence). Colour profiles are ignored. Of several pictures in a file the first is read.
+    * Samples are scaled by the range of their type, never by their largest value: integers from 0
+      to the largest of their bits, floats from 0 to 1 (what lies outside is clipped, and said).
 """
 
 from __future__ import annotations
 
-import io
-import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from PIL import Image, ImageFile, UnidentifiedImageError
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from torchvision.io import decode_jpeg
+from PIL import Image
 
-# Pillow's own hard limit: beyond it a small file can fill the memory of the machine.
-MAX_PIXELS = 178_956_970
+from loupe.data.images.container import Container
+from loupe.data.images.errors import COPY_AGAIN, ImageFaultError, UnreadableImageError, damaged
+from loupe.data.images.files import read_regular_file
+from loupe.data.images.formats import format_of, inspect, open_image
+from loupe.data.images.jpeg import DAMAGED_INSIDE, decode_jpeg
+from loupe.data.images.limits import LIMITS, Limits
+from loupe.data.images.orientation import turn, turned_size
 
-# How a mask file says "forged": bright, dark ("inverted"), or greener than red ("green", Columbia).
-MASK_RULES = ("", "inverted", "green")
-
-_ORIENTATION_TAG = 0x0112
-_BITS_PER_SAMPLE_TAG = 258
-# MPO: what some cameras write, several JPEGs in one file, of which the first is the photograph.
-_JPEG_FORMATS = ("JPEG", "MPO")
-_TIFF_MAGICS = (b"II*\x00", b"MM\x00*")
+# Large pictures are converted in bands of rows, so that no second copy of the whole is made.
+_BAND_PIXELS = 2**22
+# Modes whose samples mean what they are; all others are converted by Pillow.
+_MODES = ("1", "L", "LA", "RGB", "RGBA", "I", "F")
 
 
-class UnreadableImageError(ValueError):
-    """An image or mask file that cannot be used: names the file, what is wrong and the remedy."""
+class Picture(NamedTuple):
+    """An image as it is stored.
 
-    def __init__(self, file_name: str, problem: str, remedy: str) -> None:
-        """Keeps the three parts as arguments, so that the error survives pickling by a worker."""
-        super().__init__(str(file_name), problem, remedy)
-        self.file_name = str(file_name)
-        self.problem = problem
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        """One line: file, problem, remedy."""
-        return f"{self.file_name}: {self.problem}; {self.remedy}"
-
-
-class MaskSizeError(UnreadableImageError):
-    """A mask whose size is not its image's."""
-
-
-def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, *, at_least: int = 0) -> np.ndarray:
-    """Reads an image as (H, W, 3) uint8 RGB, in the orientation in which it is looked at.
-
-    Args:
-        path: the file.
-        max_pixels: largest number of pixels that is read.
-        at_least: a JPEG is decoded at a half, a quarter or an eighth of its size, whichever is the
-            smallest of which both sides are at least so many pixels; 0 = always the whole.
-
-    Raises:
-        UnreadableImageError: the file is missing, empty, no image, truncated or too large.
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, perhaps of a reduced size.
+        size: (H, W) of the whole, as stored.
+        orientation: EXIF orientation, 1 to 8: how to turn it to look at it.
+        warnings: What must be said of it, such as `DAMAGED_INSIDE`.
     """
-    pixels = _read_pixels(path, max_pixels, at_least)
-    if pixels.ndim == 2:
-        return np.repeat(_to_uint8(pixels)[:, :, None], 3, axis=2)
-    pixels = _to_uint8(pixels)
-    if pixels.shape[2] in (2, 4):
-        pixels = _over_white(pixels)
-    if pixels.shape[2] == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels[:, :, :3])
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    orientation: int
+    warnings: tuple[str, ...]
 
 
-def read_mask(path: str | Path, rule: str = "", max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Reads a mask as (H, W) float32 in [0, 1], 1 = forged.
+class Samples(NamedTuple):
+    """Decoded samples in their own type.
 
-    Args:
-        path: the file.
-        rule: one of MASK_RULES.
-        max_pixels: largest number of pixels that is read.
-
-    Raises:
-        UnreadableImageError: as for `read_image`.
+    Attributes:
+        values: (H, W) or (H, W, C), bool, integer or float.
+        full_range: Largest value that a sample is meant to have.
+        orientation: EXIF orientation, 1 to 8.
+        warnings: What must be said of them.
     """
-    assert rule in MASK_RULES, rule
-    pixels = _read_pixels(path, max_pixels)
-    if rule == "green" and pixels.ndim == 3:
-        return (pixels[:, :, 1] > pixels[:, :, 0]).astype(np.float32)
-    mask = _mask_values(pixels)
-    return 1.0 - mask if rule == "inverted" else mask
+
+    values: np.ndarray
+    full_range: float
+    orientation: int
+    warnings: tuple[str, ...]
 
 
-def _mask_values(pixels: np.ndarray) -> np.ndarray:
-    """(H, W) float32 in [0, 1] from a mask's pixels of any kind."""
-    if pixels.dtype == bool:
-        return pixels.astype(np.float32)
-    values, alpha = pixels, None
-    if pixels.ndim == 3:
-        if pixels.shape[2] in (2, 4):
-            values, alpha = pixels[:, :, :-1], pixels[:, :, -1]
-        values = values.max(axis=2)
-    mask = _to_unit(values)
-    return mask if alpha is None else mask * (alpha.astype(np.float32) / _type_range(alpha))
-
-
-def read_image_and_mask(
-    image_path: str | Path,
-    mask_path: str | Path | None,
-    mismatch: str = "resize",
-    mask_rule: str = "",
+def read_picture(
+    source: str | Path | bytes,
     *,
+    name: str = "the given bytes",
     at_least: int = 0,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads an image (H, W, 3) uint8 and its mask (H, W) float32 in [0, 1], if it has one.
+    limits: Limits = LIMITS,
+) -> Picture:
+    """Reads an image as it is stored, (H, W, 3) uint8 RGB.
 
     Args:
-        image_path: the image file.
-        mask_path: the mask file; None = the image has none.
-        mismatch: a mask of another size is an error for "strict" and "skip" (the caller decides
-            what a skip is), and resized by nearest neighbour for "resize".
-        mask_rule: one of MASK_RULES.
-        at_least: see `read_image`; the mask has the whole image's size nevertheless.
+        source: The file, or its content.
+        name: What errors call given bytes.
+        at_least: A JPEG is decoded at a half, a quarter or an eighth of its size, whichever is the
+            smallest of which both sides are at least so many pixels; 0 = always the whole.
+        limits: What reading may cost.
 
     Raises:
-        UnreadableImageError: one of the files cannot be read.
-        MaskSizeError: the sizes differ and `mismatch` is not "resize".
+        UnreadableImageError: The file is missing, no regular file, no image, damaged or too large.
     """
-    image = read_image(image_path, at_least=at_least)
-    if mask_path is None:
-        return image, None
-    mask = read_mask(mask_path, mask_rule)
-    size = read_size(image_path) if at_least else image.shape[:2]
-    if mask.shape != size and mask.shape == size[::-1]:
-        # Drawn on the stored pixels of a photograph taken upright: turn it as the photograph.
-        mask = turn(mask, read_orientation(image_path))
-    if mask.shape != size:
-        if mismatch != "resize":
-            raise MaskSizeError(
-                str(mask_path),
-                f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, "
-                f"its image {image_path} is {size[1]} x {size[0]}",
-                "correct the pair, or set INPUT.MASK_SIZE_MISMATCH to resize or skip",
-            )
-        mask = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    return image, mask
+    with _named(source, name):
+        container = inspect(_content(source, limits), limits)
+        bands, warnings = _decode(container, at_least)
+        pixels, start, clipped = None, 0, False
+        for band, (height, width) in bands:
+            colours, outside = _to_rgb(band, container)
+            clipped |= outside
+            if pixels is None and len(band) == height:
+                pixels = colours
+                break
+            if pixels is None:
+                pixels = np.empty((height, width, 3), np.uint8)
+            pixels[start : start + len(colours)] = colours
+            start += len(colours)
+        warnings += ("values outside 0 to 1 are clipped",) if clipped else ()
+        size = (container.height, container.width)
+        return Picture(np.ascontiguousarray(pixels), size, container.orientation, warnings)
 
 
-def read_orientation(path: str | Path) -> int:
-    """EXIF orientation of an image file, 1 to 8; 1 (upright) if there is none or it is broken."""
-    try:
-        with Image.open(path) as image:
-            return _orientation(image)
-    except (OSError, SyntaxError, ValueError):
-        return 1  # Pillow does not know the file; OpenCV, which reads it then, turns nothing.
+def read_samples(
+    source: str | Path | bytes, *, name: str = "the given bytes", limits: Limits = LIMITS
+) -> Samples:
+    """Reads the samples of a mask or map in their own type, as they are stored.
+
+    Raises:
+        UnreadableImageError: As for `read_picture`.
+    """
+    with _named(source, name):
+        container = inspect(_content(source, limits), limits)
+        bands, warnings = _decode(container, 0)
+        parts = [band for band, _ in bands]
+        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        full_range = container.full_range or _type_range(values.dtype)
+        return Samples(_lifted(values, container), full_range, container.orientation, warnings)
+
+
+def read_image(path: str | Path, *, at_least: int = 0, limits: Limits = LIMITS) -> np.ndarray:
+    """Reads an image as (H, W, 3) uint8 RGB, upright, in the way in which it is looked at.
+
+    Raises:
+        UnreadableImageError: As for `read_picture`.
+    """
+    picture = read_picture(path, at_least=at_least, limits=limits)
+    return turn(picture.pixels, picture.orientation)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """(H, W) of an image file as it is looked at, from its header where Pillow knows that.
+    """(H, W) of an image file as it is looked at; its pixels are not decoded.
 
     Raises:
-        UnreadableImageError: as for `read_image`.
+        UnreadableImageError: There is no header of an image, or it announces too much.
     """
+    with _named(path):
+        container = inspect(read_regular_file(path, LIMITS.bytes), LIMITS, whole=False)
+        return turned_size((container.height, container.width), container.orientation)
+
+
+def read_format(path: str | Path) -> str:
+    """What a file's content is, whatever its name says: "JPEG", "PNG", ...; "" if not known.
+
+    Raises:
+        UnreadableImageError: The file cannot be opened.
+    """
+    with _named(path):
+        return format_of(read_regular_file(path, LIMITS.bytes))
+
+
+@contextmanager
+def _named(source: str | Path | bytes, name: str = "") -> Iterator[None]:
+    """Names the file in every error, and makes one type of all of them."""
+    name = name if isinstance(source, bytes) else str(source)
     try:
-        with Image.open(path) as image:
-            turned = _orientation(image) >= 5
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except (OSError, SyntaxError, ValueError):
-        return read_image(path).shape[:2]
-
-
-def _read_pixels(path: str | Path, max_pixels: int, at_least: int = 0) -> np.ndarray:
-    """Pixels of the file as stored, upright: (H, W) or (H, W, C), bool, integer or float."""
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
+        yield
+    except ImageFaultError as fault:
+        raise UnreadableImageError(name, fault.problem, fault.remedy) from fault.__cause__
+    except MemoryError:
         raise UnreadableImageError(
-            str(path), "the file does not exist", "restore it or drop it from the list"
+            name, "there is not enough memory to read it", "shrink it, or close other programs"
         ) from None
-    except OSError as error:
-        raise UnreadableImageError(
-            str(path), f"the file cannot be opened ({error})", "check its permissions and its disk"
-        ) from error
-    if not data:
-        raise UnreadableImageError(str(path), "the file is empty", "copy it again from its source")
-    try:
-        if data[:4] in _TIFF_MAGICS and _is_deep_colour_tiff(data):
-            return _read_with_opencv(path, data)
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > max_pixels:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            if image.format in _JPEG_FORMATS and image.mode in ("L", "RGB"):
-                return _pixels_of_jpeg(image, data, at_least)
-            return _pixels_of(image)
-    except UnidentifiedImageError:
-        raise UnreadableImageError(
-            str(path),
-            f"the content is no image of a known format (it begins with {data[:8]!r})",
-            "replace the file or drop it from the list",
-        ) from None
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(
-            str(path), f"too many pixels ({error})", f"shrink it below {max_pixels} pixels"
-        ) from None
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:
-        if isinstance(error, UnreadableImageError):
-            raise
-        raise UnreadableImageError(
-            str(path), f"the file is damaged ({error})", "copy it again from its source"
-        ) from error
+    except Exception as error:
+        # Decoders throw whatever their authors thought of: OSError, SyntaxError, TypeError,
+        # struct.error, RuntimeError, zlib.error, cv2.error ... All mean the same.
+        how = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImageError(name, f"the file is damaged ({how})", COPY_AGAIN) from error
 
 
-def _pixels_of(image: ImageFile.ImageFile) -> np.ndarray:
-    """Decodes an opened image and turns it upright."""
-    orientation = _orientation(image)
+def _content(source: str | Path | bytes, limits: Limits) -> bytes:
+    if not isinstance(source, bytes):
+        return read_regular_file(source, limits.bytes)
+    if not source:
+        raise ImageFaultError("the file is empty")
+    return source
+
+
+Bands = Iterator[tuple[np.ndarray, tuple[int, int]]]
+
+
+def _decode(container: Container, at_least: int) -> tuple[Bands, tuple[str, ...]]:
+    """Bands of rows, each with the (H, W) of the whole, and the warnings."""
+    warnings = container.warnings
+    if container.parts:
+        planes = [_first(_bands_of(open_image("TIFF", part))) for part in container.parts]
+        return _whole(np.stack(planes, axis=2)), warnings
+    if container.deep_colour:
+        return _whole(_decode_deep_colour(container.content)), warnings
+    if container.kind == "JPEG":
+        decoded, found = decode_jpeg(container, at_least)
+        if found and not warnings:
+            warnings = (DAMAGED_INSIDE,)
+        if isinstance(decoded, np.ndarray):
+            return _whole(decoded[:, :, 0] if decoded.shape[2] == 1 else decoded), warnings
+        return _bands_of(decoded), warnings
+    image = open_image(container.kind, container.content)
+    image.load()
+    if (image.height, image.width) != (container.height, container.width):
+        raise damaged("its size is not what its header says")
+    return _bands_of(image), warnings
+
+
+def _whole(values: np.ndarray) -> Bands:
+    yield values, values.shape[:2]
+
+
+def _first(bands: Bands) -> np.ndarray:
+    return np.concatenate([band for band, _ in bands])
+
+
+def _bands_of(image: Image.Image) -> Bands:
+    """Rows of an image, converted to a mode whose samples mean what they are."""
+    image.load()
+    mode = None
     if image.mode in ("P", "PA"):
-        transparent = image.mode == "PA" or "transparency" in image.info
-        image = image.convert("RGBA" if transparent else "RGB")
+        mode = "RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB"
     elif image.mode in ("L", "RGB") and "transparency" in image.info:
-        image = image.convert("RGBA")
-    elif image.mode not in ("1", "L", "LA", "RGB", "RGBA", "I", "F") and image.mode[:2] != "I;":
-        image = image.convert("RGBA" if image.mode in ("La", "RGBa") else "RGB")
-    return turn(np.asarray(image), orientation)
+        mode = "RGBA"
+    elif image.mode not in _MODES and image.mode[:2] != "I;":
+        mode = "RGBA" if image.mode in ("La", "RGBa") else "RGB"
+    size = (image.height, image.width)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        band = image if rows >= image.height else image.crop((0, top, image.width, bottom))
+        yield np.asarray(band if mode is None else band.convert(mode)), size
 
 
-def _pixels_of_jpeg(image: ImageFile.ImageFile, data: bytes, at_least: int) -> np.ndarray:
-    """Decodes an opened grey or RGB JPEG, upright; at a reduced scale, if `at_least` allows."""
-    if at_least and min(image.size) >= 2 * at_least:
-        image.draft(None, (at_least, at_least))
-        return _pixels_of(image)
-    try:
-        # The same pixels as Pillow's, in less time (`python -m research.benchmarks.decoding`).
-        content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        pixels = decode_jpeg(content).permute(1, 2, 0).numpy()
-    except RuntimeError:
-        return _pixels_of(image)  # Which says what is wrong with the file.
-    if pixels.shape != (image.height, image.width, len(image.getbands())):
-        return _pixels_of(image)
-    if pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    return turn(pixels, _orientation(image))
-
-
-def turn_back(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns upright pixels as they are stored: the inverse of `turn`."""
-    # Quarter turns undo each other; every other orientation undoes itself.
-    return turn(pixels, {6: 8, 8: 6}.get(orientation, orientation))
-
-
-def turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns stored pixels, (H, W) or (H, W, C), as an EXIF orientation, 1 to 8, says."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
-        return 1  # Broken metadata does not make the pixels unreadable.
-    return orientation if orientation in range(1, 9) else 1
-
-
-def _is_deep_colour_tiff(data: bytes) -> bool:
-    """Whether the file has several channels of more than 8 bits, which Pillow cannot open."""
-    stream = io.BytesIO(data)
-    directory = ImageFileDirectory_v2(stream.read(8))
-    stream.seek(directory.next)
-    directory.load(stream)
-    bits = directory.get(_BITS_PER_SAMPLE_TAG, (1,))
-    bits = bits if isinstance(bits, tuple) else (bits,)
-    return len(bits) > 1 and max(bits) > 8
-
-
-def _read_with_opencv(path: str | Path, data: bytes) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+def _decode_deep_colour(content: bytes) -> np.ndarray:
+    """Several channels of more than 8 bits, which Pillow cuts to 8 or does not know."""
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise UnreadableImageError(
-            str(path), "a TIFF file of an unknown kind", "convert it to 8-bit PNG"
-        )
+        raise ImageFaultError("a TIFF of an unknown kind, or damaged", "convert it to 8-bit PNG")
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
         pixels = pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]]
     return pixels
 
 
-def _type_range(values: np.ndarray) -> float:
-    """Largest value that pixels of this kind are meant to have."""
-    if values.dtype == bool:
-        return 1.0
-    maximum = float(values.max(initial=0))
-    if values.dtype == np.uint8:
-        return 255.0
-    if values.dtype == np.uint16:
-        return 65535.0
-    # 32-bit integers and floats carry no range of their own: take the next usual one.
-    usual = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
-    return next((limit for limit in usual if maximum <= limit), maximum)
+def _type_range(dtype: np.dtype) -> float:
+    return 1.0 if dtype.kind in "bf" else float(np.iinfo(dtype).max)
 
 
-def _to_unit(values: np.ndarray) -> np.ndarray:
-    """(H, W) values scaled to float32 in [0, 1]; integer masks of 0 and 1 stay 0 and 1."""
-    if values.dtype != bool and values.dtype.kind in "iu" and values.max(initial=0) == 1:
-        return values.astype(np.float32)
-    scaled = values.astype(np.float32) * np.float32(1.0 / _type_range(values))
-    return np.clip(np.nan_to_num(scaled), 0.0, 1.0) if values.dtype.kind == "f" else scaled
-
-
-def _to_uint8(values: np.ndarray) -> np.ndarray:
-    if values.dtype == np.uint8:
+def _lifted(values: np.ndarray, container: Container) -> np.ndarray:
+    """Values of which 0 is black, also where the file has it the other way."""
+    if not container.light_is_low:
         return values
-    scaled = values.astype(np.float32) * (255.0 / _type_range(values))
-    return np.clip(np.nan_to_num(scaled) + 0.5, 0, 255).astype(np.uint8)
+    return (container.full_range - values).astype(values.dtype)
+
+
+def _to_rgb(samples: np.ndarray, container: Container) -> tuple[np.ndarray, bool]:
+    """(H, W[, C]) of any type -> (H, W, 3) uint8, and whether values outside 0 to 1 were met."""
+    outside = False
+    if samples.dtype != np.uint8:
+        full_range = container.full_range or _type_range(samples.dtype)
+        values = _lifted(samples, container).astype(np.float32)
+        if samples.dtype.kind == "f":
+            values = np.nan_to_num(values)
+            outside = bool(values.min() < -0.01 or values.max() > 1.01)
+        values *= np.float32(255.0 / full_range)
+        samples = np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    if samples.ndim == 2:
+        return np.repeat(samples[:, :, None], 3, axis=2), outside
+    if samples.shape[2] in (2, 4):
+        samples = _over_white(samples)
+    if samples.shape[2] == 1:
+        samples = np.repeat(samples, 3, axis=2)
+    return samples[:, :, :3], outside
 
 
 def _over_white(pixels: np.ndarray) -> np.ndarray:

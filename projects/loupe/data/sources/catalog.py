@@ -16,7 +16,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from loupe.data.images.decoding import read_mask
+from loupe.data.images.masks import read_mask
 from loupe.data.sources.entries import (
     DatasetDict,
     DatasetError,

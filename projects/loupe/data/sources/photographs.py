@@ -16,7 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from loupe.data.images.decoding import UnreadableImageError, read_image, read_size
+from loupe.data.images.decoding import read_image, read_size
+from loupe.data.images.errors import UnreadableImageError
 from loupe.data.sources.entries import DatasetError
 from loupe.data.sources.files import list_images
 from loupe.data.sources.formats.manifest import read_manifest

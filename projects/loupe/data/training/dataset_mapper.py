@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,20 +18,25 @@ from loupe.data.images.augmentation import (
     RandomWindow,
     build_augmentations,
 )
-from loupe.data.images.decoding import (
-    MaskSizeError,
-    UnreadableImageError,
-    read_image_and_mask,
-    read_orientation,
-    read_size,
-    turn_back,
-)
+from loupe.data.images.errors import MaskSizeError, UnreadableImageError
+from loupe.data.images.masks import read_stored_pair
+from loupe.data.images.orientation import UPRIGHT, turn
 from loupe.data.sources.synthetic import is_synthetic, render
 from loupe.structures import GroundTruth
 
 RESIZE_MODES = ("squash", "pad", "crop", "native")
 TARGET_MODES = ("union", "regions")
 MISMATCH_MODES = ("strict", "resize", "skip")
+
+
+class _Read(NamedTuple):
+    """Image (perhaps reduced) and mask (H, W) float32 as stored (None = unknown), and H, W."""
+
+    image: np.ndarray
+    mask: np.ndarray | None
+    size: tuple[int, int]
+    orientation: int = UPRIGHT
+    warnings: tuple[str, ...] = ()
 
 
 class ForgeryDatasetMapper:
@@ -41,6 +46,10 @@ class ForgeryDatasetMapper:
     2. Training: draws augmentations, applies them to both.
     3. Resizes both by one geometric transform to the network's square; pads right and bottom.
     4. Training: labels the regions. Evaluation: gives the truth at the image's own size.
+
+    The network gets pixels as they are stored, and the item says how to turn its map at the end
+    (`loupe.data.images.orientation`). "height", "width" and "window" are of the stored pixels; the
+    truth, like the model's map, is upright.
 
     Nothing is random in evaluation.
     """
@@ -112,36 +121,33 @@ class ForgeryDatasetMapper:
             ValueError: INPUT.MASK_SIZE_MISMATCH is strict and a mask's size is not its image's.
         """
         if self.is_train:
-            return self._training_item(dataset_dict, *self._read(dataset_dict))
+            return self._training_item(dataset_dict, self._read(dataset_dict))
         try:
-            image, mask, size = self._read(dataset_dict)
+            read = self._read(dataset_dict)
         except UnreadableImageError as error:
-            return error_item(dataset_dict, error)
-        item = _identity(dataset_dict) | self.map_image(
-            image, size, _orientation(dataset_dict["file_name"])
-        )
+            return _error_item(dataset_dict, error)
+        item = _identity(dataset_dict) | self.map_image(read.image, read.size, read.orientation)
+        if read.warnings:
+            item["warnings"] = read.warnings
         if dataset_dict.get("label") is not None:
+            mask = None if read.mask is None else turn(read.mask, read.orientation)
             item["ground_truth"] = _ground_truth(dataset_dict, mask)
         return item
 
     def map_image(
-        self, image: np.ndarray, size: tuple[int, int] | None = None, orientation: int = 1
+        self,
+        image: np.ndarray,
+        size: tuple[int, int] | None = None,
+        orientation: int = UPRIGHT,
     ) -> dict[str, Any]:
         """What the model needs of one (H, W, 3) uint8 RGB image: size, pixels and window.
 
-        The model sees pixels as they are stored: blocks of JPEG and colour filter arrays lie in
-        the stored raster, and a turned photograph must not be judged otherwise than an upright one.
-        The model turns its maps upright at the end.
-
         Args:
-            image: the upright image, perhaps decoded at a reduced scale.
-            size: (H, W) of the whole upright image; None = that of `image`.
-            orientation: EXIF orientation by which the stored pixels were turned upright, 1 to 8.
+            image: the image as stored, perhaps decoded at a reduced scale.
+            size: (H, W) of the whole stored image; None = that of `image`.
+            orientation: EXIF orientation: how the map is to be turned.
         """
         height, width = size or image.shape[:2]
-        if orientation != 1:
-            image = turn_back(image, orientation)
-            height, width = (width, height) if orientation >= 5 else (height, width)
         transform, window = self._to_network(height, width)
         if image.shape[:2] != (height, width):
             transform = AntialiasedResize(image.shape[:2], transform.new_size)
@@ -149,24 +155,19 @@ class ForgeryDatasetMapper:
         return {
             "height": height,
             "width": width,
+            "orientation": orientation,
             "image": _image_tensor(resized, self._canvas(resized)),
             "valid_size": resized.shape[:2],
             "window": window,
-            "orientation": orientation,
         }
 
     def _canvas(self, image: np.ndarray) -> tuple[int, int]:
         """(H, W) of what the network gets, padding included."""
         return image.shape[:2] if self.resize == "native" else (self.size, self.size)
 
-    def _training_item(
-        self,
-        dataset_dict: dict[str, Any],
-        image: np.ndarray,
-        mask: np.ndarray | None,
-        size: tuple[int, int],
-    ) -> dict[str, Any]:
-        height, width = size
+    def _training_item(self, dataset_dict: dict[str, Any], read: _Read) -> dict[str, Any]:
+        image, mask = read.image, read.mask
+        height, width = read.size
         if mask is not None and mask.shape != image.shape[:2]:
             mask = _shrunk(mask, image.shape[:2])
         inputs = ForgeryInput(image, mask)
@@ -185,28 +186,31 @@ class ForgeryDatasetMapper:
             if has_forged_pixels:
                 _keep_strongest(padded)
         regions = label_regions(padded, self.targets == "regions", self.max_regions)
-        return _identity(dataset_dict) | {
-            "height": height,
-            "width": width,
-            "image": _image_tensor(inputs.image, canvas),
-            "valid_size": valid_size,
-            "window": window,
-            "mask": torch.from_numpy(padded),
-            "regions": torch.from_numpy(regions),
-            "label": int(dataset_dict["label"]),
-            "mask_known": mask is not None,
-        }
+        warnings = {"warnings": read.warnings} if read.warnings else {}
+        return (
+            _identity(dataset_dict)
+            | warnings
+            | {
+                "height": height,
+                "width": width,
+                "orientation": read.orientation,
+                "image": _image_tensor(inputs.image, canvas),
+                "valid_size": valid_size,
+                "window": window,
+                "mask": torch.from_numpy(padded),
+                "regions": torch.from_numpy(regions),
+                "label": int(dataset_dict["label"]),
+                "mask_known": mask is not None,
+            }
+        )
 
-    def _read(
-        self, dataset_dict: dict[str, Any]
-    ) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int]]:
-        """Image (perhaps reduced), mask (H, W) float32 (None = unknown), and H, W."""
+    def _read(self, dataset_dict: dict[str, Any]) -> _Read:
         file_name, label = dataset_dict["file_name"], dataset_dict.get("label")
         if is_synthetic(file_name):
             image, mask = render(file_name)
-            return image, mask, mask.shape
+            return _Read(image, mask, mask.shape)
         try:
-            image, mask = read_image_and_mask(
+            picture, mask, warnings = read_stored_pair(
                 file_name,
                 dataset_dict.get("mask_file_name") if label != 0 else None,
                 mismatch=self.mask_size_mismatch,
@@ -217,12 +221,11 @@ class ForgeryDatasetMapper:
             if self.mask_size_mismatch == "strict":
                 raise ValueError(str(error)) from error
             raise
-        size = read_size(file_name) if self.at_least else image.shape[:2]
         if label == 0:
-            mask = np.zeros(size, dtype=np.float32)
+            mask = np.zeros(picture.size, dtype=np.float32)
         elif dataset_dict.get("wholly_forged"):
-            mask = np.ones(size, dtype=np.float32)
-        return image, mask, size
+            mask = np.ones(picture.size, dtype=np.float32)
+        return _Read(picture.pixels, mask, picture.size, picture.orientation, warnings)
 
     def _to_network(self, height: int, width: int) -> tuple[Transform, tuple[float, ...]]:
         """The last transform, to at most S x S, and the window (x0, y0, x1, y1) that it shows."""
@@ -287,10 +290,6 @@ def _image_tensor(image: np.ndarray, canvas: tuple[int, int]) -> torch.Tensor:
     return torch.from_numpy(padded)
 
 
-def _orientation(file_name: str) -> int:
-    return 1 if is_synthetic(file_name) else read_orientation(file_name)
-
-
 def _identity(dataset_dict: dict[str, Any]) -> dict[str, Any]:
     return {"file_name": dataset_dict["file_name"], "image_id": dataset_dict["image_id"]}
 
@@ -305,8 +304,7 @@ def _ground_truth(dataset_dict: dict[str, Any], mask: np.ndarray | None) -> Grou
     )
 
 
-def error_item(dataset_dict: dict[str, Any], error: object) -> dict[str, Any]:
-    """The item of an image that cannot be read, in evaluation."""
+def _error_item(dataset_dict: dict[str, Any], error: UnreadableImageError) -> dict[str, Any]:
     item = _identity(dataset_dict) | {"error": str(error)}
     if dataset_dict.get("label") is not None:
         item["ground_truth"] = _ground_truth(dataset_dict, None)

@@ -20,12 +20,11 @@ from detectron2.data import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from loupe.data.images.decoding import UnreadableImageError
+from loupe.data.images.errors import UnreadableImageError
 from loupe.data.sources.catalog import load_index
 from loupe.data.sources.index import UNLABELLED, DatasetIndex
-from loupe.data.training.dataset_mapper import ForgeryDatasetMapper, error_item
+from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.training.samplers import Draw, GroupedBatches, build_sampler
-from loupe.data.training.steady import SteadyLoader
 
 # So many unreadable images in a row mean that the data set is at fault, not a file.
 MAX_CONSECUTIVE_FAILURES = 100
@@ -54,22 +53,15 @@ class TrainingDataset(Dataset):
         Raises:
             RuntimeError: too many images in a row cannot be read.
         """
-        return self._item(draw, [])
-
-    def without(self, draw: Draw, reason: str) -> Item:
-        """The item of a draw whose image cannot be read for that reason."""
-        file_name = self.entries[draw.index]["file_name"]
-        return self._item(draw, [(file_name, f"{file_name}: {reason}")])
-
-    def _item(self, draw: Draw, skipped: list[tuple[str, str]]) -> Item:
-        seed = model_seed(self.seed, draw.position)
+        skipped = []
+        index, seed = draw.index, model_seed(self.seed, draw.position)
         with numpy_seed(self.seed, draw.position):
-            while len(skipped) < MAX_CONSECUTIVE_FAILURES:
-                index = int(np.random.randint(len(self))) if skipped else draw.index
+            for _ in range(MAX_CONSECUTIVE_FAILURES):
                 try:
                     item = self.mapper(self.entries[index]) | {"seed": seed}
                 except UnreadableImageError as error:
                     skipped.append((error.file_name, str(error)))
+                    index = int(np.random.randint(len(self)))
                     continue
                 return item | {"skipped": skipped} if skipped else item
         raise RuntimeError(
@@ -94,11 +86,6 @@ class EvaluationDataset(Dataset):
         """The item of one image."""
         return self.mapper(self.entries[index])
 
-    def without(self, index: int, reason: str) -> Item:
-        """The item of an image that cannot be read for that reason."""
-        entry = self.entries[index]
-        return error_item(entry, f"{entry['file_name']}: {reason}")
-
 
 class TrainLoader:
     """Endless batches (lists of items); counts the unreadable images and logs each once.
@@ -115,13 +102,21 @@ class TrainLoader:
         self.batch_size = loader.batch_size
         self.skipped: Counter[str] = Counter()
         self._loader = loader
+        self._warned: set[tuple[str, str]] = set()
 
     def __iter__(self) -> Iterator[list[Item]]:
         """Starts the workers and yields batches."""
         for batch in self._loader:
             for item in batch:
                 self._report(item.pop("skipped", ()))
+                self._warn(item["file_name"], item.pop("warnings", ()))
             yield batch
+
+    def _warn(self, file_name: str, warnings: tuple[str, ...]) -> None:
+        for warning in warnings:
+            if (file_name, warning) not in self._warned:
+                self._warned.add((file_name, warning))
+                _logger.warning("%s: %s", file_name, warning)
 
     def _report(self, skipped: list[tuple[str, str]]) -> None:
         for file_name, message in skipped:
@@ -170,7 +165,7 @@ def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
     mapper = ForgeryDatasetMapper(cfg, is_train=True)
     dataset = TrainingDataset(ConcatDataset([_shared(part) for part in parts]), mapper, seed)
     return TrainLoader(
-        SteadyLoader(
+        DataLoader(
             dataset,
             **batches,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -187,7 +182,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     dataset = EvaluationDataset(_shared(entries), mapper)
     rank, processes = comm.get_rank(), comm.get_world_size()
     bounds = [len(entries) * part // processes for part in (rank, rank + 1)]
-    return SteadyLoader(
+    return DataLoader(
         dataset,
         batch_size=cfg.TEST.IMS_PER_BATCH,
         sampler=range(*bounds),

@@ -24,7 +24,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as run_lengths
 
-from loupe.data.images.decoding import MAX_PIXELS, read_image, read_image_and_mask
+from loupe.data.images.decoding import read_image
+from loupe.data.images.limits import LIMITS
+from loupe.data.images.masks import read_image_and_mask
 from loupe.data.sources.entries import (
     DatasetDict,
     DatasetError,
@@ -225,8 +227,8 @@ def _cached_mask(path: Path, folder: Path, image: dict[str, Any], segmentations:
     try:
         if not isinstance(height, int) or not isinstance(width, int) or height < 1 or width < 1:
             raise ValueError(f"its size is {width!r:.20} x {height!r:.20}")
-        if height * width > MAX_PIXELS:
-            raise ValueError(f"{width} x {height} are more than {MAX_PIXELS} pixels")
+        if height * width > LIMITS.pixels:
+            raise ValueError(f"{width} x {height} are more than {LIMITS.pixels} pixels")
         mask = decode_regions(segmentations, height, width)
     except (ValueError, TypeError, OverflowError) as error:
         raise DatasetError(f"{path}: image {image_id}: {error}") from None

@@ -18,7 +18,7 @@ from typing import NamedTuple, TextIO
 import numpy as np
 from PIL import Image
 
-from loupe.data.images.decoding import read_mask
+from loupe.data.images.masks import read_mask
 from loupe.data.sources.entries import (
     DatasetDict,
     DatasetError,

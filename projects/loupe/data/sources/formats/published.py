@@ -33,7 +33,7 @@ class Group(NamedTuple):
         label: 1 = forged.
         masks: templates of the mask's path without suffix; the first that exists is taken.
         technique: how they were forged.
-        mask_rule: how a mask is read, see `loupe.data.images.decoding.MASK_RULES`.
+        mask_rule: how a mask is read, see `loupe.data.images.masks.MASK_RULES`.
     """
 
     images: str
