@@ -14,16 +14,12 @@ what that process had after a plain batch.
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
-import os
-import statistics
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import date
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -34,6 +30,16 @@ from loupe.adaptation.parameters import gradients_for, graph_parameters
 from loupe.adaptation.pseudo_labels import pseudo_targets
 from loupe.config import load_config
 from loupe.structures import LossCounts
+from research.measuring import (
+    machine,
+    milliseconds,
+    parser_of,
+    peak_megabytes,
+    ratios,
+    seconds,
+    take_turns,
+    write_results,
+)
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "segmenter": {},
@@ -95,40 +101,26 @@ def adapted(adaptation: TestTimeAdaptation, batch: list[dict[str, Any]]) -> None
         pass
 
 
-def seconds(function: Callable[..., Any], *arguments: Any) -> tuple[float, float, Any]:
-    """Processor's and wall's time of one call, and its result."""
-    start = time.process_time(), time.perf_counter()
-    result = function(*arguments)
-    return time.process_time() - start[0], time.perf_counter() - start[1], result
-
-
 def measure_variants(
     config_file: str, opts: list[str], images: int, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Milliseconds for each image and ratios to plain inference; the first round warms up."""
     model, size = make_model(config_file, opts)
     batch = make_batch(images, size)
-    adaptations = {
-        name: TestTimeAdaptation(make_model(config_file, opts)[0], **settings)
-        for name, settings in VARIANTS.items()
-    }
-    times: dict[str, list[tuple[float, float]]] = {"plain": [], **{name: [] for name in VARIANTS}}
-    for _ in range(rounds + 1):
-        times["plain"].append(seconds(plain, model, batch)[:2])
-        for name, adaptation in adaptations.items():
-            times[name].append(seconds(adapted, adaptation, batch)[:2])
+    calls: dict[str, Callable[[], None]] = {"plain": partial(plain, model, batch)}
+    for name, settings in VARIANTS.items():
+        adaptation = TestTimeAdaptation(make_model(config_file, opts)[0], **settings)
+        calls[name] = partial(adapted, adaptation, batch)
+    times = take_turns(calls, rounds)
     table = {}
-    for name, pairs in times.items():
-        processor = [pair[0] for pair in pairs[1:]]
-        ratios = [own / base[0] for own, base in zip(processor, times["plain"][1:], strict=True)]
+    for name, own in times.items():
+        found = ratios(own, times["plain"])
         table[name] = {
-            "milliseconds_per_image": 1000 * statistics.median(processor) / images,
-            "wall_milliseconds_per_image": 1000
-            * statistics.median(pair[1] for pair in pairs[1:])
-            / images,
-            "ratio": statistics.median(ratios),
-            "lowest_ratio": min(ratios),
-            "highest_ratio": max(ratios),
+            "milliseconds_per_image": milliseconds(own) / images,
+            "wall_milliseconds_per_image": 1000 * median(one.wall for one in own) / images,
+            "ratio": median(found),
+            "lowest_ratio": min(found),
+            "highest_ratio": max(found),
         }
     return table
 
@@ -144,8 +136,8 @@ def measure_phases(
 
     def timed(name: str, function: Callable[[], Any], context: AbstractContextManager) -> Any:
         with context:
-            processor, _, result = seconds(function)
-        phases.setdefault(name, []).append(processor)
+            taken, result = seconds(function)
+        phases.setdefault(name, []).append(taken.processor)
         return result
 
     counts = LossCounts(images, 1, images, segmenter.num_queries * images)
@@ -169,14 +161,7 @@ def measure_phases(
             timed("backward", loss.backward, nullcontext())
         segmenter.zero_grad(set_to_none=True)
         timed("answer", lambda p=perception: model.predict(batch, p), torch.no_grad())
-    return {k: 1000 * statistics.median(v[1:]) / images for k, v in phases.items()}
-
-
-def processor() -> str:
-    """The processor's name; "" where the system does not tell."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+    return {k: 1000 * median(v[1:]) / images for k, v in phases.items()}
 
 
 def print_tables(results: dict[str, Any]) -> None:
@@ -196,22 +181,16 @@ def print_tables(results: dict[str, Any]) -> None:
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
-def _peak_megabytes() -> float:
-    # Not getrusage: its peak is inherited from the process that started this one.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
 def _run_alone(variant: str, config_file: str, opts: list[str], images: int, answer: Any) -> None:
     torch.set_num_threads(1)
     model, size = make_model(config_file, opts)
     batch = make_batch(images, size)
     plain(model, batch)
-    before = _peak_megabytes()
+    before = peak_megabytes()
     adaptation = TestTimeAdaptation(model, **VARIANTS[variant])
     for _ in range(3):
         adapted(adaptation, batch)
-    answer.put((before, _peak_megabytes() - before))
+    answer.put((before, peak_megabytes() - before))
 
 
 def measure_memory(config_file: str, opts: list[str], images: int) -> dict[str, dict[str, float]]:
@@ -232,25 +211,19 @@ def measure_memory(config_file: str, opts: list[str], images: int) -> dict[str, 
 
 def main() -> None:
     """Measures, prints, writes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     default = str(Path(__file__).parents[2] / "configs" / "quick" / "loupe_adapt.yaml")
     parser.add_argument("--config-file", default=default)
     parser.add_argument("--batch", type=int, default=16, help="images in one step")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", action="store_true", help="measure time only")
-    parser.add_argument("--output", type=Path)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the configuration")
     arguments = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     common = (arguments.config_file, arguments.opts, arguments.batch)
     config_name = Path(arguments.config_file)
     results: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "load_before": os.getloadavg()[0],
+        **machine(),
         "torch": torch.__version__,
         "threads": 1,
         "rounds": arguments.rounds,
@@ -264,11 +237,8 @@ def main() -> None:
     }
     if not arguments.no_memory:
         results["memory"] = measure_memory(*common)
-    text = json.dumps(results, indent=1)
     print_tables(results)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(text + "\n")
+    write_results(results, arguments.output)
 
 
 if __name__ == "__main__":

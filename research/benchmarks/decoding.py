@@ -14,16 +14,15 @@ out where they are missing.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
 import json
 import os
-import platform
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cv2
@@ -40,6 +39,7 @@ from loupe.data.images.augmentation import AntialiasedResize
 from loupe.data.images.decoding import read_image
 from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
+from research.measuring import machine, milliseconds, parser_of, ratios, take_turns, write_results
 
 SIZES = {"0.1 Mpx": (256, 384), "1 Mpx": (864, 1152), "12 Mpx": (3000, 4000)}
 Reader = Callable[[bytes], np.ndarray]
@@ -90,7 +90,6 @@ def turbo_readers() -> dict[str, Reader]:
 
 def measure_readers(readers: dict[str, Reader], content: bytes, rounds: int) -> dict[str, Any]:
     """Milliseconds, ratios to Pillow, differences from Pillow's pixels."""
-    times: dict[str, list[float]] = {name: [] for name in readers}
     expected = readers["Pillow"](content).astype(int)
     differences = {}
     for name, reader in readers.items():
@@ -98,19 +97,14 @@ def measure_readers(readers: dict[str, Reader], content: bytes, rounds: int) -> 
         # A reduced picture has other pixels; what that means is measured after the resize.
         if found.shape == expected.shape:
             differences[name] = int(np.abs(found - expected).max())
-    for _ in range(rounds):
-        for name, reader in readers.items():
-            start = time.process_time()
-            reader(content)
-            times[name].append(1000 * (time.process_time() - start))
-    pillow = np.array(times["Pillow"])
+    times = take_turns({name: partial(reader, content) for name, reader in readers.items()}, rounds)
     return {
         name: {
-            "ms": float(np.median(values)),
-            "times as fast as Pillow": float(np.median(pillow / np.array(values))),
+            "ms": milliseconds(own),
+            "times as fast as Pillow": median(ratios(times["Pillow"], own)),
             "largest difference": differences.get(name),
         }
-        for name, values in times.items()
+        for name, own in times.items()
     }
 
 
@@ -152,17 +146,12 @@ def measure_items(path: Path, rounds: int) -> dict[str, float]:
         cfg.INPUT.REDUCED_DECODING = reduced_decoding
         mappers[reduced_decoding] = ForgeryDatasetMapper(cfg, is_train=False)
     entry = make_dataset_dict(path, "image", label=0)
-    times: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(rounds + 1):
-        for reduced_decoding, mapper in mappers.items():
-            start = time.process_time()
-            mapper(entry)
-            times[reduced_decoding].append(1000 * (time.process_time() - start))
-    whole, small = (np.array(times[key][1:]) for key in (False, True))
+    calls = {"reduced" if key else "whole": partial(m, entry) for key, m in mappers.items()}
+    times = take_turns(calls, rounds)
     return {
-        "whole ms": float(np.median(whole)),
-        "reduced ms": float(np.median(small)),
-        "times as fast": float(np.median(whole / small)),
+        "whole ms": milliseconds(times["whole"]),
+        "reduced ms": milliseconds(times["reduced"]),
+        "times as fast": median(ratios(times["whole"], times["reduced"])),
     }
 
 
@@ -188,12 +177,9 @@ def _draft(content: bytes, scale: int) -> np.ndarray:
 
 def main() -> None:
     """Measures, prints, writes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--size", type=int, default=336, help="side of the network's input")
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -203,10 +189,9 @@ def main() -> None:
         "torchvision": with_torchvision,
     }
     results: dict[str, Any] = {
-        "machine": {"python": platform.python_version(), "cores": os.cpu_count()},
+        "machine": machine(),
         "versions": {"cv2": cv2.__version__, "Pillow": PIL.__version__}
         | {"torchvision": torchvision.__version__},
-        "load": os.getloadavg()[0],
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, (height, width) in SIZES.items():
@@ -223,10 +208,8 @@ def main() -> None:
                 if kind == "JPEG":
                     results[f"reduced {name}"] = compare_reduced(content, arguments.size)
                     results[f"items {name}"] = measure_items(path, rounds)
-    text = json.dumps(results, indent=1)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    print(json.dumps(results, indent=1))
+    write_results(results, arguments.output)
 
 
 if __name__ == "__main__":

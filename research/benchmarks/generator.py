@@ -12,15 +12,9 @@ their median; photographs are in memory before the first.
 
 from __future__ import annotations
 
-import argparse
 import cProfile
-import json
-import os
-import platform
 import pstats
 import statistics
-import time
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -28,6 +22,7 @@ import numpy as np
 
 from loupe.data.sources.photographs import gather_photographs
 from loupe.synthesis import AUTHENTIC, DEFAULT_TECHNIQUES, TECHNIQUES, make_forgery
+from research.measuring import machine, parser_of, seconds, write_results
 
 ROUNDS = 3
 PARTS = (
@@ -59,9 +54,8 @@ def images_per_second(
     """Median of the rounds, by processor time."""
     speeds = []
     for seed in range(ROUNDS):
-        start = time.process_time()
-        make_images(photographs, size, count, kinds, seed)
-        speeds.append(count / (time.process_time() - start))
+        taken, _ = seconds(make_images, photographs, size, count, kinds, seed)
+        speeds.append(count / taken.processor)
     return statistics.median(speeds)
 
 
@@ -81,13 +75,10 @@ def milliseconds_by_part(
 
 def main() -> None:
     """Measures, prints, writes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--images", type=int, default=300, help="per technique and round")
     parser.add_argument("--photographs", default="", help="a folder or manifest of further ones")
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     cv2.setNumThreads(0)
     photographs = list(gather_photographs("train", arguments.photographs))
@@ -99,10 +90,8 @@ def main() -> None:
         "size": size,
         "images": count,
         "photographs": len(photographs),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": {"python": platform.python_version(), "numpy": np.__version__},
+        "machine": machine(),
         "opencv": cv2.__version__,
-        "load": os.getloadavg()[0],
         "images per second": {
             name: images_per_second(photographs, size, count, turn) for name, turn in kinds.items()
         },
@@ -115,8 +104,7 @@ def main() -> None:
     parts = results["parts of a forged image"].items()
     for name, part in sorted(parts, key=lambda item: -item[1]["milliseconds"]):
         print(f"{name:24}{part['milliseconds']:.2f}{part['calls']:9.2f}")
-    if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=1) + "\n")
+    write_results(results, arguments.output)
 
 
 if __name__ == "__main__":

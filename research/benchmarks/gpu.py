@@ -11,7 +11,6 @@ Written and compiled on a machine without a GPU; no result of it has been publis
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import json
@@ -20,7 +19,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -28,6 +26,9 @@ from time import perf_counter
 from typing import Any
 
 import torch
+
+from loupe.writing import write_text
+from research.measuring import machine, parser_of
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 9 * 60.0
@@ -127,9 +128,8 @@ def rivals(dtype: torch.dtype) -> dict[str, Callable[..., torch.Tensor]]:
 
 def operator_case(pixels: int, batch: int, dtype: torch.dtype) -> dict[str, Any]:
     """Forward and backward times of all rivals on one problem, buffers rotated past the cache."""
-    from ms_deform_attn import Case, make_inputs, plain_arguments
-
     from loupe.ops import ms_deform_attn, ms_deform_attn_fused
+    from research.benchmarks.ms_deform_attn import Case, make_inputs, plain_arguments
 
     inputs = make_inputs(Case("plain", pixels, batch, 1, "encoder"), "cuda", dtype)
     copies = max(2, LARGE // (inputs.value.numel() * inputs.value.element_size()) + 1)
@@ -229,15 +229,13 @@ def training_step(
 
 def main() -> None:
     """Run all parts and write the file after each, so that a stop loses nothing."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "gpu.json"
-    )
+    parser = parser_of(__doc__)
+    parser.set_defaults(output=Path(__file__).parent / "results" / "gpu.json")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("no CUDA device; research.benchmarks.ms_deform_attn needs none")
     report: dict[str, Any] = {
-        "date": date.today().isoformat(),
+        **machine(),
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -259,8 +257,8 @@ def main() -> None:
             except Exception:
                 report[name] = {"error": traceback.format_exc().splitlines()[-8:]}
             report[name]["seconds"] = round(elapsed() - begun, 1)
-        arguments.output.parent.mkdir(exist_ok=True)
-        arguments.output.write_text(json.dumps(report, indent=1).replace(str(ROOT), ".") + "\n")
+        text = json.dumps(report, indent=1).replace(str(ROOT), ".")
+        write_text(arguments.output, text + "\n")
         print(name, json.dumps(report[name])[:2000], flush=True)
 
 

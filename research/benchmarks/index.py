@@ -13,11 +13,9 @@ Whole processes have their imports, too (with spawn a copy each), whatever the i
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -27,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from research.measuring import machine, parser_of, peak_megabytes, write_results
 
 PLANTING_SECONDS = 120.0
 
@@ -86,11 +86,6 @@ def memory(source: str = "smaps_rollup", ending: str = "") -> dict[str, float]:
     return {"shared": sizes["Pss"], "own": sizes["Private_Clean"] + sizes["Private_Dirty"]}
 
 
-def _peak() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
 def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
     """Result of a function in a process of its own."""
     context = multiprocessing.get_context("spawn")
@@ -110,7 +105,7 @@ def measure_loading(path: str) -> dict[str, float]:
     """Seconds and MB of one `load_index`; the first makes the index, the next find it."""
     from loupe.data.sources.catalog import load_index
 
-    before, start = _peak(), time.perf_counter()
+    before, start = peak_megabytes(), time.perf_counter()
     index = load_index(path)
     loaded = time.perf_counter()
     entry = index[len(index) // 2]
@@ -126,7 +121,7 @@ def measure_loading(path: str) -> dict[str, float]:
         "first entry ms": 1000 * (first - loaded),
         "entry us": (time.perf_counter() - asked) * 1e6 / len(rows),
         "columns MB": index.nbytes / 2**20,
-        "peak MB above imports": _peak() - before,
+        "peak MB above imports": peak_megabytes() - before,
     }
 
 
@@ -136,7 +131,7 @@ def measure_list(path: str) -> dict[str, float]:
 
     from loupe.data.sources.catalog import load_dataset
 
-    before, start = _peak(), time.perf_counter()
+    before, start = peak_megabytes(), time.perf_counter()
     entries = load_dataset(path)
     listed = time.perf_counter()
     dataset = DatasetFromList(entries, copy=False)
@@ -151,7 +146,7 @@ def measure_list(path: str) -> dict[str, float]:
         "of which listing": list_seconds,
         "entry us": (time.perf_counter() - asked) * 1e6 / len(range(0, count, count // 100_000)),
         "serialised MB": (dataset._lst.nbytes + dataset._addr.nbytes) / 2**20,
-        "peak MB above imports": _peak() - before,
+        "peak MB above imports": peak_megabytes() - before,
     }
 
 
@@ -207,7 +202,7 @@ def measure_sampler(path: str, name: str) -> dict[str, float]:
     labels = np.array(load_index(path).labels)
     # Sets the peak back to what is in use now.
     Path("/proc/self/clear_refs").write_text("5")
-    before, start = _peak(), time.perf_counter()
+    before, start = peak_megabytes(), time.perf_counter()
     sampler = build_sampler(name, labels, 0)
     draws = iter(sampler)
     next(draws)
@@ -221,7 +216,7 @@ def measure_sampler(path: str, name: str) -> dict[str, float]:
         "first draw s": first - start,
         "draw us": drawn - first,
         "first draw after ten passes s": time.perf_counter() - drawn,
-        "peak MB above before": _peak() - before,
+        "peak MB above before": peak_megabytes() - before,
     }
 
 
@@ -241,20 +236,15 @@ def measure(path: str, workers: int) -> dict[str, Any]:
 
 def main() -> None:
     """Plants, measures, prints, writes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--entries", type=int, default=1_500_000)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--folder", type=Path, help="where to plant; by default a temporary one")
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="index-", dir=arguments.folder))
     os.environ["LOUPE_CACHE"] = str(folder / "cache")
     results: dict[str, Any] = {
-        "machine": {"python": platform.python_version(), "numpy": np.__version__},
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        "machine": machine(),
     }
     try:
         manifest = plant_manifest(folder / "listed", arguments.entries)
@@ -270,10 +260,8 @@ def main() -> None:
         }
     finally:
         shutil.rmtree(folder)
-    text = json.dumps(results, indent=1)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    print(json.dumps(results, indent=1))
+    write_results(results, arguments.output)
 
 
 if __name__ == "__main__":

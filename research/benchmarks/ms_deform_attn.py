@@ -14,12 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -31,6 +29,7 @@ from torch import Tensor
 from loupe.ops import BACKENDS, ms_deform_attn, ms_deform_attn_fused
 from loupe.ops.backends import describe
 from research.benchmarks.deformable_attention_rivals import RIVALS, EncoderLayer, fused_with
+from research.measuring import machine, parser_of, write_results
 
 RESULTS = Path(__file__).parent / "results"
 WARM_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(1 << 36), "MALLOC_TRIM_THRESHOLD_": str(1 << 36)}
@@ -317,49 +316,41 @@ def table_row(row: dict[str, Any]) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def processor() -> str:
-    """The processor's name."""
-    information = Path("/proc/cpuinfo")
-    if not information.exists():
-        return platform.processor()
-    lines = information.read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown")
-
-
 def main() -> None:
     """Measure with both allocators and write one JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--quick", action="store_true", help="the goals' cases only")
     parser.add_argument("--seconds", type=float, default=6.0, help="time for each case")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="1, 2 or both")
     parser.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS)
     parser.add_argument("--allocator", choices=["default", "warm"], help="only this one, here")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     if arguments.allocator:
         result = run_here(arguments)
-        if arguments.output:
-            arguments.output.write_text(json.dumps(result))
+        write_results(result, arguments.output)
         return
     report: dict[str, Any] = {
-        "date": date.today().isoformat(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 1),  # other programs; above 0.5 distrust the wall
+        **machine(),
         "torch": torch.__version__,
         "paths": describe().splitlines(),
     }
     for allocator in ("default", "warm"):
         environment = os.environ | (WARM_HEAP if allocator == "warm" else {})
         with tempfile.NamedTemporaryFile(suffix=".json") as file:
-            command = [sys.executable, __file__, "--allocator", allocator, "--output", file.name]
+            command = [
+                sys.executable,
+                "-m",
+                "research.benchmarks.ms_deform_attn",
+                "--allocator",
+                allocator,
+                "--output",
+                file.name,
+            ]
             command += ["--seconds", str(arguments.seconds)] + ["--quick"] * arguments.quick
             command += ["--threads", *map(str, arguments.threads), "--forms", *arguments.forms]
             subprocess.run(command, env=environment, check=True)
             report[allocator] = json.loads(Path(file.name).read_text())
-    output = arguments.output or RESULTS / "ms_deform_attn_cpu.json"
-    output.parent.mkdir(exist_ok=True)
-    output.write_text(json.dumps(report, indent=1) + "\n")
+    write_results(report, arguments.output or RESULTS / "ms_deform_attn_cpu.json")
 
 
 if __name__ == "__main__":

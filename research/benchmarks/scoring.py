@@ -19,14 +19,9 @@ multiplied by the number of forged ones: reading is not counted for it, but is f
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import json
 import multiprocessing
-import os
-import platform
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -34,6 +29,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+
+from research.measuring import machine, parser_of, peak_megabytes, seconds, write_results
 
 SIDE = 1024
 PROTOCOLS = ("benco", "trufor", "mvss", "sida")
@@ -92,11 +89,9 @@ def add(evaluator: Any, index: int, scores: np.ndarray, mask: np.ndarray) -> Non
     evaluator.add(str(index), str(index), GroundTruth(1, mask), 0.5, scores)
 
 
-def seconds(function: Callable[..., Any], *arguments: Any) -> float:
-    """Processor time of one call: other programs on the machine do not count."""
-    start = time.process_time()
-    function(*arguments)
-    return time.process_time() - start
+def processor_seconds(function: Callable[..., Any], *arguments: Any) -> float:
+    """Processor time of one call."""
+    return seconds(function, *arguments)[0].processor
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
@@ -111,9 +106,9 @@ def measure_speed(maps: int, kind: str) -> dict[str, Any]:
     times: dict[str, list[float]] = {"scikit-learn": [], "own": [], "all protocols": []}
     for index, (scores, mask) in enumerate(make_maps(maps + 1, kind)):
         taken = {
-            "scikit-learn": seconds(score_with_scikit_learn, scores, mask),
-            "own": seconds(add, own, index, scores, mask),
-            "all protocols": seconds(add, full, index, scores, mask),
+            "scikit-learn": processor_seconds(score_with_scikit_learn, scores, mask),
+            "own": processor_seconds(add, own, index, scores, mask),
+            "all protocols": processor_seconds(add, full, index, scores, mask),
         }
         if index:
             for name, value in taken.items():
@@ -123,7 +118,7 @@ def measure_speed(maps: int, kind: str) -> dict[str, Any]:
             expected = score_with_scikit_learn(scores, mask)
             found = record.pixel_auc[0], record.best_f1[0]
             difference = max(abs(found[0] - expected[0]), abs(found[1] - expected[2]))
-    report_seconds = seconds(full.evaluate)
+    report_seconds = processor_seconds(full.evaluate)
     reference = np.array(times["scikit-learn"])
     return {
         "milliseconds": {k: quartiles([1000 * t for t in v]) for k, v in times.items()},
@@ -136,25 +131,19 @@ def measure_speed(maps: int, kind: str) -> dict[str, Any]:
     }
 
 
-def _peak_megabytes() -> float:
-    # Not getrusage: its peak is inherited from the process that started this one.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-
-
 def _fill(maps: int, kind: str, answer: Any) -> None:
     """Scores maps in a process of its own and tells its peak memory at two moments."""
     evaluator = make_evaluator(PROTOCOLS)
-    peaks = [_peak_megabytes()]
+    peaks = [peak_megabytes()]
     # A few maps are made once and shown again and again under new names.
     shown = list(make_maps(8, kind))
     for index in range(maps):
         add(evaluator, index, *shown[index % len(shown)])
         if index + 1 == maps // 2:
-            peaks.append(_peak_megabytes())
-    peaks.append(_peak_megabytes())
+            peaks.append(peak_megabytes())
+    peaks.append(peak_megabytes())
     evaluator.evaluate()
-    answer.put([*peaks, _peak_megabytes()])
+    answer.put([*peaks, peak_megabytes()])
 
 
 def measure_memory(maps: int, kind: str) -> dict[str, float]:
@@ -198,17 +187,15 @@ def plant(folder: Path, names: int, distinct: int) -> None:
 
 
 def _run_tool(folder: Path, answer: Any) -> None:
-    """Runs tools/score.py in this process and tells its seconds and peak memory."""
+    """Runs `loupe score` in this process and tells its seconds and peak memory."""
+    from loupe.commands.score import main
+    from loupe.evaluation import scoring  # noqa: F401  Its imports are not to be timed.
+
     cv2.setNumThreads(1)
-    tool = Path(__file__).parents[2] / "tools" / "score.py"
-    spec = importlib.util.spec_from_file_location("score", tool)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    imports, wall, own = _peak_megabytes(), time.perf_counter(), time.process_time()
+    imports = peak_megabytes()
     words = [str(folder / "predictions"), str(folder / "manifest.csv"), "--processes", "1"]
-    status = module.main([*words, "--output", str(folder / "scores")])
-    seconds = time.process_time() - own
-    answer.put((status, time.perf_counter() - wall, seconds, imports, _peak_megabytes()))
+    taken, status = seconds(main, [*words, "--output", str(folder / "scores")])
+    answer.put((status, taken.wall, taken.processor, imports, peak_megabytes()))
 
 
 def measure_run(names: int, distinct: int) -> dict[str, Any]:
@@ -224,7 +211,8 @@ def measure_run(names: int, distinct: int) -> dict[str, Any]:
         process.join()
         counts = json.loads((folder / "scores/scores.json").read_text())["counts"]
     reference = [
-        seconds(score_with_scikit_learn, *one) for one in islice(make_maps(11, "8-bit"), 1, None)
+        processor_seconds(score_with_scikit_learn, *one)
+        for one in islice(make_maps(11, "8-bit"), 1, None)
     ]
     forged = names - names // 10
     expected = float(np.mean(reference)) * forged
@@ -245,20 +233,15 @@ def measure_run(names: int, distinct: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measures, prints, writes."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--maps", type=int, default=12)
     parser.add_argument("--memory-maps", type=int, default=400)
     parser.add_argument("--run", type=int, default=0, help="score that many saved maps for real")
     parser.add_argument("--distinct", type=int, default=200, help="files for --run")
-    parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     results: dict[str, Any] = {
-        "machine": {"python": platform.python_version(), "numpy": np.__version__},
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+        "machine": machine(),
         "pixels": SIDE * SIDE,
     }
     if arguments.run:
@@ -266,10 +249,8 @@ def main() -> None:
     for kind in () if arguments.run else ("8-bit", "float"):
         results[kind] = measure_speed(arguments.maps, kind)
         results[kind]["memory MB"] = measure_memory(arguments.memory_maps, kind)
-    text = json.dumps(results, indent=1)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n")
+    print(json.dumps(results, indent=1))
+    write_results(results, arguments.output)
 
 
 if __name__ == "__main__":

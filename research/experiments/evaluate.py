@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 import traceback
@@ -35,6 +34,7 @@ from loupe.evaluation.measures import Columns
 from loupe.trainer import LoupeTrainer
 from loupe.trainer.evaluation import evaluate_model
 from loupe.trainer.randomness import seed_everything
+from loupe.writing import replacing
 
 
 class Batches(list):
@@ -94,10 +94,8 @@ def measure(cfg: CfgNode, model: Any, batches: Batches, task: dict[str, Any]) ->
     seconds = time.perf_counter() - start
     forget_weights(folder_of(task))
     table = evaluator.shard().table
-    output = Path(task["output"])
-    unfinished = output.with_suffix(".part")
     said = {key: task[key] for key in ("name", "dataset", "options", "limit")}
-    with unfinished.open("wb") as file:
+    with replacing(task["output"]) as file:
         np.savez_compressed(
             file,
             # In the order of the columns, which is that of the identifiers.
@@ -106,7 +104,6 @@ def measure(cfg: CfgNode, model: Any, batches: Batches, task: dict[str, Any]) ->
             fields=np.array(Columns._fields),
             about=json.dumps(said | {"seconds": round(seconds, 2), "images": len(table)}),
         )
-    os.replace(unfinished, output)
     print(f"{task['name']} on {task['dataset']}: {seconds:.1f} s", flush=True)
 
 

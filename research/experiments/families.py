@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from loupe.writing import markdown_table
 from research.experiments.ablations import Row
 from research.experiments.intervals import (
     Interval,
@@ -25,7 +26,6 @@ from research.experiments.options import Scale, job_of
 from research.experiments.report import (
     ends_text,
     interval_text,
-    markdown_table,
     number,
     write_report,
 )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from loupe.synthesis import DEFAULT_TECHNIQUES, TECHNIQUES
+from loupe.writing import markdown_table
 from research.experiments.ablations import Row
 from research.experiments.intervals import (
     Interval,
@@ -28,7 +29,6 @@ from research.experiments.options import Scale, job_of
 from research.experiments.report import (
     ends_text,
     interval_text,
-    markdown_table,
     number,
     write_report,
 )

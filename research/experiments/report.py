@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from loupe.writing import write_csv, write_json, write_text
 from research.experiments.intervals import Interval
 
 
@@ -37,31 +35,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
 def write_report(
     folder: Path, name: str, text: str, lines: list[dict[str, Any]], content: dict[str, Any]
 ) -> None:
     """Writes NAME.md, NAME.csv (one line per row and metric) and NAME.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.md").write_text(text)
-    with (folder / f"{name}.csv").open("w", newline="") as file:
-        fields = list(dict.fromkeys(key for line in lines for key in line))
-        writer = csv.DictWriter(file, fields, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-    cleaned = without_nan(content | {"lines": lines})
-    (folder / f"{name}.json").write_text(json.dumps(cleaned, indent=1, allow_nan=False) + "\n")
-
-
-def without_nan(node: Any) -> Any:
-    """The same with null for NaN, which JSON does not have."""
-    if isinstance(node, dict):
-        return {key: without_nan(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [without_nan(value) for value in node]
-    return None if isinstance(node, float) and not math.isfinite(node) else node
+    write_text(folder / f"{name}.md", text)
+    fields = list(dict.fromkeys(key for line in lines for key in line))
+    rows = ([line.get(field) for field in fields] for line in lines)
+    write_csv(folder / f"{name}.csv", fields, rows)
+    write_json(folder / f"{name}.json", content | {"lines": lines})

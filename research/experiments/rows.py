@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from loupe.writing import markdown_table
 from research.experiments.ablations import TABLES, Table
 from research.experiments.intervals import (
     Interval,
@@ -20,7 +21,6 @@ from research.experiments.report import (
     duration,
     ends_text,
     interval_text,
-    markdown_table,
     number,
     write_report,
 )

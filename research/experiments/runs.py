@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from loupe.config import load_config
+from loupe.writing import write_json
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "tools" / "train_net.py"
@@ -141,7 +142,7 @@ class Runner:
             "command": readable(words, self.output),
             "revision": _revision(),
         }
-        record.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(record, content)
         return _done(folder)
 
     def evaluate(self, job: Job, evaluations: list[Evaluation]) -> list[Path]:
@@ -169,7 +170,7 @@ class Runner:
                 "weights": str(folder / WEIGHTS),
                 "evaluations": missing,
             }
-            plan.write_text(json.dumps(content, indent=1) + "\n")
+            write_json(plan, content)
             try:
                 self._call([str(EVALUATE), str(plan)], folder, f"evaluate {folder.name}")
             except RunError as error:
