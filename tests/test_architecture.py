@@ -98,3 +98,8 @@ def test_the_document_has_the_same_table():
 
 def test_modules_form_no_cycle():
     TopologicalSorter({module: imported_modules(module) for module in MODULES}).prepare()
+
+
+def test_the_package_needs_nothing_of_the_rest_of_the_repository():
+    outside = re.compile(r"^\s*(from|import) (research|tools|tests|datasets)\b", re.M)
+    assert [name for name, path in MODULES.items() if outside.search(path.read_text())] == []

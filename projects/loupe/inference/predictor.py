@@ -5,7 +5,6 @@ H W pixels of an image.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from torch.utils.data import DataLoader
 
 import loupe.modeling  # noqa: F401  Registers the meta-architecture with Detectron2.
 from loupe.checkpoint import load_into, load_weights
@@ -23,10 +21,9 @@ from loupe.data.images.orientation import UPRIGHT
 from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.training.loaders import EvaluationDataset
+from loupe.data.training.steady import SteadyLoader
 from loupe.modeling.guarded import guarded
 from loupe.structures import Prediction
-
-_logger = logging.getLogger(__name__)
 
 # File and prediction, or file and the reason why there is none.
 Named = tuple[str, Prediction | str]
@@ -95,39 +92,16 @@ class LoupePredictor:
             and neither does the end of a worker.
         """
         model = guarded(self.model)
-        for batch in self._batches(files, workers):
+        for batch in self.loader(files, workers):
             yield from named_predictions(batch, model(batch))
 
-    def _batches(self, files: Sequence[str | Path], workers: int) -> Iterator[list[dict[str, Any]]]:
-        """Batches of all files; where a worker is lost, the next files are read one by one."""
-        done, size = 0, self.cfg.TEST.IMS_PER_BATCH
-        while done < len(files):
-            try:
-                for batch in self.loader(files[done:], workers):
-                    yield batch
-                    done += len(batch)
-            except RuntimeError as error:
-                if not workers:
-                    raise
-                _logger.warning("a worker was lost (%s); reading goes on", error)
-                for file in files[done : done + size]:
-                    yield self._read_alone(file)
-                    done += 1
-
-    def _read_alone(self, file: str | Path) -> list[dict[str, Any]]:
-        """A batch of one file, read by a worker of its own, which it may take along."""
-        try:
-            return next(iter(self.loader([file], workers=1)))
-        except RuntimeError as error:
-            return [{"file_name": str(file), "error": f"{file}: its worker was lost ({error})"}]
-
-    def loader(self, files: Sequence[str | Path], workers: int = 0) -> DataLoader:
+    def loader(self, files: Sequence[str | Path], workers: int = 0) -> SteadyLoader:
         """Batches of TEST.IMS_PER_BATCH unlabelled items, in order; see `predict_files`.
 
         An unreadable image is an item with its error.
         """
         entries = [make_dataset_dict(file, str(file), label=None) for file in files]
-        return DataLoader(
+        return SteadyLoader(
             EvaluationDataset(entries, GuardedMapper(self.mapper)),
             batch_size=self.cfg.TEST.IMS_PER_BATCH,
             num_workers=workers,
