@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import signal
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from loupe.data.sources.catalog import load_dataset
 from loupe.data.training.loaders import build_test_loader, build_train_loader, numpy_seed
@@ -193,3 +196,32 @@ def test_a_data_set_that_goes_to_a_spawned_worker_gives_the_same_items(train_cfg
     for index in range(8):
         first, second = (one[Draw(5, index)]["image"] for one in (dataset, there))
         torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+class _Killing:
+    """A mapper; whoever maps 6.png is killed."""
+
+    def __init__(self, mapper) -> None:
+        self.mapper = mapper
+
+    def __call__(self, entry: dict) -> dict:
+        if entry["image_id"] == "6.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.mapper(entry)
+
+
+def test_an_image_that_kills_its_workers_is_skipped_in_training_and_an_error_in_evaluation(
+    train_cfg, cfg, folder, monkeypatch
+):
+    wait = _MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(wait, "__defaults__", (0.2,))
+    train_cfg.DATALOADER.NUM_WORKERS = 1
+    train, test = build_train_loader(train_cfg), build_test_loader(cfg, str(folder))
+    for loader in (train, test):
+        loader.dataset.mapper = _Killing(loader.dataset.mapper)
+    batches = list(islice(iter(train), 3))
+    assert "6.png" not in {item["image_id"] for batch in batches for item in batch}
+    assert list(train.skipped) == [str(folder / "images/6.png")]
+    items = [item for batch in test for item in batch]
+    assert ["error" in item for item in items] == [False] * 6 + [True, False]
+    assert items[6]["ground_truth"].label == 0

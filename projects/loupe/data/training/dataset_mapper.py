@@ -125,7 +125,7 @@ class ForgeryDatasetMapper:
         try:
             read = self._read(dataset_dict)
         except UnreadableImageError as error:
-            return _error_item(dataset_dict, error)
+            return error_item(dataset_dict, error)
         item = _identity(dataset_dict) | self.map_image(read.image, read.size, read.orientation)
         if read.warnings:
             item["warnings"] = read.warnings
@@ -304,7 +304,8 @@ def _ground_truth(dataset_dict: dict[str, Any], mask: np.ndarray | None) -> Grou
     )
 
 
-def _error_item(dataset_dict: dict[str, Any], error: UnreadableImageError) -> dict[str, Any]:
+def error_item(dataset_dict: dict[str, Any], error: object) -> dict[str, Any]:
+    """The item of an image that cannot be read, in evaluation."""
     item = _identity(dataset_dict) | {"error": str(error)}
     if dataset_dict.get("label") is not None:
         item["ground_truth"] = _ground_truth(dataset_dict, None)

@@ -23,8 +23,9 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from loupe.data.images.errors import UnreadableImageError
 from loupe.data.sources.catalog import load_index
 from loupe.data.sources.index import UNLABELLED, DatasetIndex
-from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
+from loupe.data.training.dataset_mapper import ForgeryDatasetMapper, error_item
 from loupe.data.training.samplers import Draw, GroupedBatches, build_sampler
+from loupe.data.training.steady import SteadyLoader
 
 # So many unreadable images in a row mean that the data set is at fault, not a file.
 MAX_CONSECUTIVE_FAILURES = 100
@@ -53,15 +54,22 @@ class TrainingDataset(Dataset):
         Raises:
             RuntimeError: too many images in a row cannot be read.
         """
-        skipped = []
-        index, seed = draw.index, model_seed(self.seed, draw.position)
+        return self._item(draw, [])
+
+    def without(self, draw: Draw, reason: str) -> Item:
+        """The item of a draw whose image cannot be read for that reason."""
+        file_name = self.entries[draw.index]["file_name"]
+        return self._item(draw, [(file_name, f"{file_name}: {reason}")])
+
+    def _item(self, draw: Draw, skipped: list[tuple[str, str]]) -> Item:
+        seed = model_seed(self.seed, draw.position)
         with numpy_seed(self.seed, draw.position):
-            for _ in range(MAX_CONSECUTIVE_FAILURES):
+            while len(skipped) < MAX_CONSECUTIVE_FAILURES:
+                index = int(np.random.randint(len(self))) if skipped else draw.index
                 try:
                     item = self.mapper(self.entries[index]) | {"seed": seed}
                 except UnreadableImageError as error:
                     skipped.append((error.file_name, str(error)))
-                    index = int(np.random.randint(len(self)))
                     continue
                 return item | {"skipped": skipped} if skipped else item
         raise RuntimeError(
@@ -85,6 +93,11 @@ class EvaluationDataset(Dataset):
     def __getitem__(self, index: int) -> Item:
         """The item of one image."""
         return self.mapper(self.entries[index])
+
+    def without(self, index: int, reason: str) -> Item:
+        """The item of an image that cannot be read for that reason."""
+        entry = self.entries[index]
+        return error_item(entry, f"{entry['file_name']}: {reason}")
 
 
 class TrainLoader:
@@ -165,7 +178,7 @@ def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
     mapper = ForgeryDatasetMapper(cfg, is_train=True)
     dataset = TrainingDataset(ConcatDataset([_shared(part) for part in parts]), mapper, seed)
     return TrainLoader(
-        DataLoader(
+        SteadyLoader(
             dataset,
             **batches,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -182,7 +195,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     dataset = EvaluationDataset(_shared(entries), mapper)
     rank, processes = comm.get_rank(), comm.get_world_size()
     bounds = [len(entries) * part // processes for part in (rank, rank + 1)]
-    return DataLoader(
+    return SteadyLoader(
         dataset,
         batch_size=cfg.TEST.IMS_PER_BATCH,
         sampler=range(*bounds),

@@ -1,0 +1,108 @@
+"""A loader that outlives its workers.
+
+A worker process can be killed: by the kernel when memory runs out, or by a decoder that crashes.
+PyTorch then ends the run. Here the images of the lost batch are read one by one, each in a worker
+of its own, and new workers go on behind them, so that the batches are those of an undisturbed run.
+An image that takes two more workers along counts as unreadable.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader
+
+# Workers that one image may take along, after the batch that it was in.
+_ATTEMPTS = 2
+# How PyTorch's message begins; errors of the data set's own code, raised anew, begin otherwise.
+_LOST = "DataLoader worker (pid"
+
+_logger = logging.getLogger(__name__)
+
+
+class SteadyDataset(Protocol):
+    """A data set that can do without an image."""
+
+    def __getitem__(self, draw: Any) -> dict[str, Any]:
+        """The item of a draw."""
+
+    def without(self, draw: Any, reason: str) -> dict[str, Any]:
+        """The item of a draw whose image cannot be read for that reason."""
+
+
+class SteadyLoader(DataLoader):
+    """A DataLoader whose batches are lists of items, and whose iteration survives its workers.
+
+    Its dataset is a `SteadyDataset`; its sampler gives the same draws each time it is iterated.
+    """
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        """Batches in order, each once."""
+        if self.num_workers == 0:
+            yield from super().__iter__()
+            return
+        done, batches = 0, self._started(super().__iter__)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not str(error).startswith(_LOST):
+                    raise
+                _logger.warning("%s; its batch is read again in new workers", error)
+                draws = next(islice(iter(self.batch_sampler), done, None))
+                batch = [self._alone(draw) for draw in draws]
+                rest = islice(iter(self.batch_sampler), done + 1, None)
+                batches = self._started(self._like_this(rest, self.num_workers).__iter__)
+            done += 1
+            yield batch
+
+    def _alone(self, draw: Any) -> dict[str, Any]:
+        """The item of one draw, read by a worker of its own."""
+        for _ in range(_ATTEMPTS):
+            try:
+                ((item,),) = self._started(self._like_this([[draw]], 1).__iter__)
+                return item
+            except RuntimeError as error:
+                if not str(error).startswith(_LOST):
+                    raise
+                reason = str(error)
+        return self.dataset.without(draw, f"the process that reads it is lost ({reason})")
+
+    def _like_this(self, batches: Iterable[list[Any]], workers: int) -> DataLoader:
+        return DataLoader(
+            self.dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=self.collate_fn,
+            pin_memory=self.pin_memory,
+            worker_init_fn=self.worker_init_fn,
+            multiprocessing_context=self.multiprocessing_context,
+            # PyTorch draws a seed here. Of the global generator it would change what is drawn next.
+            generator=torch.Generator(),
+        )
+
+    def _started(self, start: Any) -> Iterator[list[dict[str, Any]]]:
+        with _no_handler_of_children():
+            return start()
+
+
+@contextmanager
+def _no_handler_of_children() -> Iterator[None]:
+    """Undoes PyTorch's handler of SIGCHLD, which would raise in the middle of a training step.
+
+    Without it a loss is seen by whoever waits for the batch, within five seconds.
+    """
+    yield
+    handler = signal.getsignal(signal.SIGCHLD)
+    is_torch = str(getattr(handler, "__module__", "")).startswith("torch.")
+    if is_torch and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

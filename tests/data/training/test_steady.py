@@ -1,0 +1,84 @@
+"""Loaders whose workers are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from loupe.data.training.steady import SteadyLoader
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    """PyTorch looks after its workers every 0.2 seconds."""
+    wait = _MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(wait, "__defaults__", (0.2,))
+
+
+class Fragile(Dataset):
+    """Twelve numbers. Whoever reads number 5 is killed, so many times."""
+
+    def __init__(self, folder: Path, deaths: int) -> None:
+        self.folder, self.deaths = folder, deaths
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> dict:
+        if index == 5 and len(list(self.folder.iterdir())) < self.deaths:
+            (self.folder / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"number": index}
+
+    def without(self, index: int, reason: str) -> dict:
+        return {"number": index, "error": reason}
+
+
+def load(dataset: Dataset, workers: int = 2) -> list[list[dict]]:
+    return list(SteadyLoader(dataset, batch_size=4, num_workers=workers, collate_fn=list))
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_killed_worker_costs_no_image_and_no_order(tmp_path, deaths):
+    assert load(Fragile(tmp_path, deaths)) == load(Fragile(tmp_path, 0), workers=0)
+    assert len(list(tmp_path.iterdir())) == deaths
+
+
+def test_an_image_that_kills_every_worker_is_an_error_and_the_rest_is_read(tmp_path):
+    items = [item for batch in load(Fragile(tmp_path, 99)) for item in batch]
+    assert [item["number"] for item in items] == list(range(12))
+    assert ["error" in item for item in items] == [number == 5 for number in range(12)]
+    assert "killed by signal" in items[5]["error"] or "exited unexpectedly" in items[5]["error"]
+
+
+def test_a_loss_draws_nothing_from_the_global_generator(tmp_path):
+    states = []
+    for deaths in (0, 1):
+        torch.manual_seed(0)
+        load(Fragile(tmp_path, deaths))
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_a_worker_that_dies_does_not_raise_in_the_middle_of_a_step(tmp_path):
+    batches = iter(SteadyLoader(Fragile(tmp_path, 0), 4, num_workers=1, collate_fn=list))
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) in (signal.SIG_DFL, None)
+
+
+class Faulty(Fragile):
+    """A data set whose code fails."""
+
+    def __getitem__(self, index: int) -> dict:
+        raise RuntimeError("a fault")
+
+
+def test_errors_of_the_data_set_are_not_swallowed(tmp_path):
+    with pytest.raises(RuntimeError, match="a fault"):
+        load(Faulty(tmp_path, 0))
