@@ -9,7 +9,8 @@ from loupe.modeling.classifier import PatchAwareClassifier
 
 
 def classifier(**arguments: bool) -> PatchAwareClassifier:
-    return PatchAwareClassifier(dim=8, grid_size=(3, 4), **arguments)
+    parts = {"patch_prediction": True, "fusion": True} | arguments
+    return PatchAwareClassifier(dim=8, grid_size=(3, 4), **parts)
 
 
 def inputs(h: int = 3, w: int = 4) -> dict[str, torch.Tensor]:

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from loupe.modeling.deformable_attention import DeformableAttention
 from loupe.modeling.feature_pyramid import FeaturePyramid
 from loupe.modeling.layers import Mlp, sine_position
-from loupe.modeling.mask_decoder import MaskDecoder, _blocked
-from loupe.modeling.pixel_decoder import Condition, ConditionalPixelDecoder, _reference_points
+from loupe.modeling.mask_decoder import _attended
+from loupe.modeling.pixel_decoder import Condition, _reference_points
 from loupe.modeling.segmenter import Segmenter
 from loupe.structures import MaskOutput
 
@@ -24,11 +24,15 @@ def segmenter(**arguments: object) -> Segmenter:
             "dim_in": 32,
             "dim": 32,
             "num_heads": 4,
+            "num_points": 4,
             "pixel_layers": 2,
             "pixel_ffn_dim": 48,
             "mask_layers": 4,
             "mask_ffn_dim": 48,
             "num_queries": 5,
+            "predict_boxes": False,
+            "condition": "token",
+            "condition_tokens": 1,
             **arguments,
         }
     )
@@ -58,6 +62,12 @@ def test_the_pyramid_has_four_scales_of_any_grid():
         (2, 8, 6, 10),
         (2, 8, 3, 5),
     ]
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 5), (4, 1)])
+def test_a_grid_of_one_cell_is_not_halved_further(grid: tuple[int, int]):
+    coarsest = FeaturePyramid(8)(torch.randn(2, 8, *grid))[3]
+    assert tuple(coarsest.shape[2:]) == tuple(max(1, side // 2) for side in grid)
 
 
 def test_the_pyramids_patch_scale_is_the_patches_themselves():
@@ -229,36 +239,36 @@ def test_a_batch_of_two_equals_two_batches_of_one(condition: str, padded: bool):
 def test_masked_attention_looks_where_the_last_mask_was():
     logits = torch.full((1, 1, 8, 8), -5.0)
     logits[..., :4, :] = 5.0
-    blocked = _blocked(logits, (4, 4), None).view(4, 4)
-    assert not blocked[:2].any()
-    assert blocked[2:].all()
+    attended = _attended(logits, (4, 4), None).view(4, 4)
+    assert attended[:2].all()
+    assert not attended[2:].any()
 
 
-def test_a_query_that_is_blocked_everywhere_looks_everywhere():
+def test_a_query_whose_mask_is_nowhere_looks_everywhere():
     logits = torch.full((1, 2, 8, 8), -5.0)
     logits[0, 1, 0, 0] = 50.0
-    blocked = _blocked(logits, (4, 4), None)
-    assert not blocked[0, 0].any()
-    assert blocked[0, 1].sum() > 10
+    attended = _attended(logits, (4, 4), None)
+    assert attended[0, 0].all()
+    assert 0 < attended[0, 1].sum() < 6
 
 
 def test_a_query_never_looks_at_padding():
     logits = torch.randn(1, 5, 8, 8)
-    logits[0, 0] = -5.0  # Blocked everywhere,
-    logits[0, 1] = 5.0  # nowhere,
+    logits[0, 0] = -5.0  # The mask is nowhere,
+    logits[0, 1] = 5.0  # everywhere,
     logits[0, 2], logits[0, 2, 6:] = -5.0, 5.0  # and only where there is padding.
     valid = torch.ones(1, 2, 2, dtype=torch.bool)
     valid[:, 1] = False
     for shape in ((2, 2), (4, 4), (8, 8), (1, 1)):
-        blocked = _blocked(logits, shape, valid).view(5, *shape)
+        attended = _attended(logits, shape, valid).view(5, *shape)
         if shape != (1, 1):
-            assert blocked[:, shape[0] // 2 :].all()
-        assert not blocked.flatten(1).all(dim=1).any()
+            assert not attended[:, shape[0] // 2 :].any()
+        assert attended.flatten(1).any(dim=1).all()
 
 
 @torch.no_grad()
 def test_a_mask_that_is_false_everywhere_gives_finite_outputs():
-    decoder = MaskDecoder(dim=32, num_queries=3, num_layers=3, num_heads=4, ffn_dim=48)
+    decoder = segmenter(num_queries=3, mask_layers=3).mask_decoder
     nn.init.zeros_(decoder.mask_head[-1].weight)
     decoder.mask_head[-1].bias.fill_(-1)
     features = torch.rand(1, 32, 8, 8) + 1
@@ -286,4 +296,4 @@ def test_an_unknown_condition_is_refused():
 
 def test_a_width_that_group_norm_cannot_divide_is_refused():
     with pytest.raises(ValueError, match=r"FEATURE_DIM is 40; use a multiple of 32"):
-        ConditionalPixelDecoder(dim_in=8, dim=40)
+        segmenter(dim=40)

@@ -1,4 +1,4 @@
-"""Patch-aware classifier (Sec. 2.1): a verdict for the image and one for each patch.
+"""Patch-aware classifier (Sec. 2.1): a logit for the image and one for each patch.
 
 B images, C channels, h w patches.
 """
@@ -16,11 +16,14 @@ from loupe.structures import ClassifierOutput
 class PatchAwareClassifier(nn.Module):
     """Global head on the pooled feature, patch head on each patch, one linear layer to fuse them.
 
+    fused = w_0 global + sum over cells i of w_i patch_i, every weight 1 / (1 + cells) at first.
+
     Args:
         dim: Width of the encoder.
         grid_size: Patch grid (h, w) of the training size; the fusion has one weight for each cell.
-        patch_prediction: Without it the global logit is the verdict (Table 2).
-        fusion: Without it patches are predicted and supervised, but do not move the verdict.
+        patch_prediction: Without it the global logit is the image's (Table 2).
+        fusion: Without it patches are predicted and supervised, but the global logit is the
+            image's.
     """
 
     def __init__(
@@ -28,8 +31,8 @@ class PatchAwareClassifier(nn.Module):
         *,
         dim: int,
         grid_size: tuple[int, int],
-        patch_prediction: bool = True,
-        fusion: bool = True,
+        patch_prediction: bool,
+        fusion: bool,
     ) -> None:
         super().__init__()
         self.grid_size = grid_size
@@ -49,7 +52,8 @@ class PatchAwareClassifier(nn.Module):
         Args:
             patches: (B, C, h, w).
             pooled: (B, C).
-            patch_valid: (B, h, w) bool; padding adds nothing to the fused logit.
+            patch_valid: (B, h, w) bool, False = padding, which adds nothing to the fused logit;
+                None = all valid.
 
         Returns:
             Image logits (B,) and patch logits (B, h, w).

@@ -1,6 +1,9 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, Eq. 3) as a module.
 
-The names of its parameters are those of the original `MSDeformAttn`.
+    out(q) = sum over heads m of W_m [ sum over l, p of A_mlqp * W'_m value_l(ref_q + offset_mlqp) ]
+
+A is a softmax over the L P points of a head; A and the offsets are linear functions of the query.
+Parameters have the names of the original `MSDeformAttn`.
 B images, Q queries, S tokens of all levels, M heads, L levels, P points, C channels, D = C / M.
 """
 
@@ -51,7 +54,7 @@ class DeformableAttention(nn.Module):
         reference: Tensor,
         value: Tensor,
         shapes: Sequence[tuple[int, int]],
-        value_padding: Tensor | None = None,
+        value_valid: Tensor | None = None,
     ) -> Tensor:
         """Samples `value` around `reference`.
 
@@ -59,16 +62,16 @@ class DeformableAttention(nn.Module):
             query: (B, Q, C).
             reference: (B, Q, L, 2), x and y in [0, 1].
             value: (B, S, C), the levels one after the other, row-major.
-            shapes: (h, w) of each level.
-            value_padding: (B, S) bool, True = padding, read as zero.
+            shapes: (h, w) of each level; their products add up to S.
+            value_valid: (B, S) bool, False = padding, read as zero; None = all valid.
 
         Returns:
             (B, Q, C).
         """
         B, Q, C = query.shape
         value = self.value_proj(value)
-        if value_padding is not None:
-            value = value.masked_fill(value_padding[..., None], 0.0)
+        if value_valid is not None:
+            value = value.masked_fill(~value_valid[..., None], 0.0)
         heads = (B, Q, self.num_heads)
         offsets = self.sampling_offsets(query).view(*heads, self.num_levels, self.num_points, 2)
         logits = self.attention_weights(query).view(*heads, self.num_levels * self.num_points)

@@ -1,19 +1,29 @@
 """Four scales from one patch grid (Sec. 2.2): 4x, 2x, 1x and 1/2 of it, all of the same width.
 
-B images, C channels, h w patches.
+As ViTDet (arXiv 2203.16527) does, from the last feature map alone; the blocks are the released
+code's, not ViTDet's. B images, C channels, h w patches.
 """
 
 from __future__ import annotations
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Halving(nn.Module):
+    """Maximum of 2 x 2 cells. A side of one cell stays: tiny images have such grids."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, max(1, h // 2), max(1, w // 2))."""
+        return F.max_pool2d(x, (min(2, x.shape[2]), min(2, x.shape[3])))
 
 
 class ScaleBlock(nn.Sequential):
     """One halving or doubling: resample, GELU, depthwise 3 x 3, channel LayerNorm."""
 
     def __init__(self, dim: int, *, up: bool) -> None:
-        resample = nn.ConvTranspose2d(dim, dim, 2, stride=2) if up else nn.MaxPool2d(2)
+        resample = nn.ConvTranspose2d(dim, dim, 2, stride=2) if up else Halving()
         depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
         nn.init.normal_(depthwise.weight, std=0.02)
         super().__init__()

@@ -1,5 +1,8 @@
 """Mask2Former's masked-attention decoder (arXiv 2112.01527), with an optional box head.
 
+Layer i updates the queries from level i mod 3 of the memory. A query attends only where its last
+mask was above 0.5 (Eq. 2 of that paper): softmax(M + Q K^T) V with M = 0 there and -inf elsewhere.
+
 B images, Q queries, C channels, S tokens of one level, h w cells, H W size of the mask features.
 """
 
@@ -36,7 +39,7 @@ class MaskDecoderLayer(nn.Module):
         query_position: Tensor,
         memory: Tensor,
         memory_position: Tensor,
-        blocked: Tensor,
+        attended: Tensor,
     ) -> Tensor:
         """Updates the queries.
 
@@ -45,23 +48,23 @@ class MaskDecoderLayer(nn.Module):
             query_position: (Q, C).
             memory: (B, S, C).
             memory_position: (S, C).
-            blocked: (B, Q, S) bool, True = the query may not look there.
+            attended: (B, Q, S) bool, True = the query attends to that token.
         """
-        seen, _ = self.cross_attention(
+        from_memory, _ = self.cross_attention(
             queries + query_position,
             memory + memory_position,
             memory,
-            attn_mask=blocked.repeat_interleave(self.num_heads, dim=0),
+            attn_mask=(~attended).repeat_interleave(self.num_heads, dim=0),
             need_weights=False,
         )
-        queries = self.cross_norm(queries + seen)
+        queries = self.cross_norm(queries + from_memory)
         positioned = queries + query_position
-        told, _ = self.self_attention(positioned, positioned, queries, need_weights=False)
-        return self.feed_forward(self.self_norm(queries + told))
+        from_queries, _ = self.self_attention(positioned, positioned, queries, need_weights=False)
+        return self.feed_forward(self.self_norm(queries + from_queries))
 
 
 class MaskDecoder(nn.Module):
-    """Queries that find regions: each ends as a class (forged or no object) and a mask.
+    """Queries that find regions: each predicts a class (forged or no object) and a mask.
 
     Args:
         dim: Width of memory and mask features.
@@ -75,12 +78,12 @@ class MaskDecoder(nn.Module):
     def __init__(
         self,
         *,
-        dim: int = 256,
-        num_queries: int = 20,
-        num_layers: int = 9,
-        num_heads: int = 8,
-        ffn_dim: int = 2048,
-        predict_boxes: bool = False,
+        dim: int,
+        num_queries: int,
+        num_layers: int,
+        num_heads: int,
+        ffn_dim: int,
+        predict_boxes: bool,
     ) -> None:
         super().__init__()
         self.query_features = nn.Embedding(num_queries, dim)
@@ -102,8 +105,8 @@ class MaskDecoder(nn.Module):
 
         Args:
             mask_features: (B, C, H, W).
-            memory: Three maps (B, C, h, w), coarse first; layer i looks at map i mod 3.
-            patch_valid: (B, h, w) bool of the patch grid, False = padding.
+            memory: Three maps (B, C, h, w), coarse first.
+            patch_valid: (B, h, w) bool of the patch grid, False = padding; None = all valid.
 
         Returns:
             One output before the first layer and one after each; the last is the prediction.
@@ -121,9 +124,9 @@ class MaskDecoder(nn.Module):
         outputs = [self._predict(queries, mask_features)]
         for i, layer in enumerate(self.layers):
             level = i % len(shapes)
-            blocked = _blocked(outputs[-1].mask_logits, shapes[level], patch_valid)
+            attended = _attended(outputs[-1].mask_logits, shapes[level], patch_valid)
             queries = layer(
-                queries, self.query_position.weight, tokens[level], positions[level], blocked
+                queries, self.query_position.weight, tokens[level], positions[level], attended
             )
             outputs.append(self._predict(queries, mask_features))
         return outputs
@@ -136,16 +139,25 @@ class MaskDecoder(nn.Module):
 
 
 @torch.no_grad()
-def _blocked(mask_logits: Tensor, shape: tuple[int, int], patch_valid: Tensor | None) -> Tensor:
-    """(B, Q, h * w) bool: where the last mask says "not here", or where there is only padding.
+def _attended(mask_logits: Tensor, shape: tuple[int, int], patch_valid: Tensor | None) -> Tensor:
+    """Where each query attends: where its last mask is, and where there is image.
 
-    A query that would be blocked everywhere looks everywhere (but never at padding).
+    A query whose mask is nowhere attends to the whole image: a softmax over nothing is NaN.
+
+    Args:
+        mask_logits: (B, Q, H, W).
+        shape: (h, w) of the level.
+        patch_valid: (B, h', w') bool, False = padding; None = all valid.
+
+    Returns:
+        (B, Q, h * w) bool.
     """
     logits = F.interpolate(mask_logits.float(), size=shape, mode="bilinear", align_corners=False)
-    blocked = (logits.sigmoid() < 0.5).flatten(2)
-    if patch_valid is None:
-        return blocked & ~blocked.all(dim=2, keepdim=True)
-    valid = F.interpolate(patch_valid[:, None].float(), size=shape, mode="nearest")
-    padding = (valid < 0.5).flatten(2)
-    blocked = blocked | padding
-    return torch.where(blocked.all(dim=2, keepdim=True), padding, blocked)
+    # Not `>= 0.5`: NaN of a diverged network attends, and fails in the loss, where it is reported.
+    attended = ~(logits.sigmoid() < 0.5).flatten(2)
+    valid = torch.ones_like(attended[:, :1])
+    if patch_valid is not None:
+        valid = F.interpolate(patch_valid[:, None].float(), size=shape, mode="nearest")
+        valid = (valid > 0.5).flatten(2)
+        attended = attended & valid
+    return torch.where(attended.any(dim=2, keepdim=True), attended, valid)

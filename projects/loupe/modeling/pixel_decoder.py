@@ -1,4 +1,14 @@
-"""Conditional pixel decoder (Sec. 2.2): Mask2Former's pixel decoder, told the image's verdict.
+"""Conditional pixel decoder (Sec. 2.2): Mask2Former's pixel decoder, conditioned on the image.
+
+Each layer is post-norm, on x (B, S, C), the tokens of three levels:
+
+    x = LN(x + deformable attention(x + position, x))
+    x = LN(x + condition)           one of the two below, or none
+    x = LN(x + W2 ReLU(W1 x))
+
+The condition is c = p e_1 + (1 - p) e_0, with the probability p that the image is forged and two
+learned embeddings. "token", as released: c asks all pixels, and what it gets is added to every
+pixel. "pixel": each pixel asks the two embeddings, weighted by p.
 
 B images, C channels (C_in of the pyramid), S tokens of three levels, T condition tokens,
 h w cells of a level.
@@ -34,7 +44,7 @@ class PixelFeatures(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """The verdict as the pixel decoder takes it.
+    """How likely the image is forged, as the pixel decoder takes it.
 
     Attributes:
         embeddings: (2, T, C); row 0 = authentic, row 1 = forged.
@@ -46,32 +56,33 @@ class Condition(NamedTuple):
 
 
 class TokenCondition(nn.Module):
-    """The interpolated embedding asks all pixels; its answer is added to every one (released)."""
+    """The interpolated embedding attends to all pixels; the result is added to each (released)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, condition: Condition, padding: Tensor | None) -> Tensor:
-        """(B, S, C) -> (B, S, C); `padding` (B, S) bool, True = not to be asked."""
+    def forward(self, x: Tensor, condition: Condition, valid: Tensor | None) -> Tensor:
+        """(B, S, C) -> (B, S, C); `valid` (B, S) bool, False = padding, not attended to."""
         authentic, forged = condition.embeddings.to(x.dtype)
         p = condition.probability.to(x.dtype)[:, None, None]
         query = p * forged + (1 - p) * authentic
-        answer, _ = self.attention(query, x, x, key_padding_mask=padding, need_weights=False)
-        return self.norm(x + answer.mean(dim=1, keepdim=True))
+        ignored = None if valid is None else ~valid
+        pooled, _ = self.attention(query, x, x, key_padding_mask=ignored, need_weights=False)
+        return self.norm(x + pooled.mean(dim=1, keepdim=True))
 
 
 class PixelCondition(nn.Module):
-    """Every pixel asks the two embeddings, which weigh as much as their probability says."""
+    """Each pixel attends to the two embeddings, weighted by their probabilities."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(dim, num_heads, batch_first=True)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, condition: Condition, padding: Tensor | None) -> Tensor:
-        """(B, S, C) -> (B, S, C); padding asks too, and nobody reads its answer."""
+    def forward(self, x: Tensor, condition: Condition, valid: Tensor | None) -> Tensor:
+        """(B, S, C) -> (B, S, C); padding tokens are computed too, their outputs never used."""
         B, S, _ = x.shape
         T = condition.embeddings.shape[1]
         tokens = condition.embeddings.to(x.dtype).flatten(0, 1).expand(B, -1, -1)
@@ -81,8 +92,8 @@ class PixelCondition(nn.Module):
         prior = torch.stack([1 - p, p], dim=1).clamp(min=1e-4).log()
         prior = prior.repeat_interleave(T, dim=1)[:, None].expand(B, S, 2 * T)
         prior = prior.repeat_interleave(self.attention.num_heads, dim=0)
-        answer, _ = self.attention(x, tokens, tokens, attn_mask=prior, need_weights=False)
-        return self.norm(x + answer)
+        attended, _ = self.attention(x, tokens, tokens, attn_mask=prior, need_weights=False)
+        return self.norm(x + attended)
 
 
 CONDITIONS = {"token": TokenCondition, "pixel": PixelCondition, "none": None}
@@ -110,13 +121,13 @@ class PixelDecoderLayer(nn.Module):
         reference: Tensor,
         shapes: Sequence[tuple[int, int]],
         condition: Condition | None,
-        padding: Tensor | None,
+        valid: Tensor | None,
     ) -> Tensor:
         """(B, S, C) -> (B, S, C); see `ConditionalPixelDecoder.forward`."""
-        sampled = self.deformable_attention(x + position, reference, x, shapes, padding)
+        sampled = self.deformable_attention(x + position, reference, x, shapes, valid)
         x = self.norm(x + sampled)
         if self.condition is not None and condition is not None:
-            x = self.condition(x, condition, padding)
+            x = self.condition(x, condition, valid)
         return self.feed_forward(x)
 
 
@@ -125,7 +136,7 @@ def _projection(dim_in: int, dim: int, *, bias: bool) -> nn.Sequential:
 
 
 class ConditionalPixelDecoder(nn.Module):
-    """Turns the pyramid into mask features and memory, under the condition of a verdict.
+    """Turns the pyramid into mask features and memory, conditioned on the image's probability.
 
     Args:
         dim_in: Width of the pyramid.
@@ -141,12 +152,12 @@ class ConditionalPixelDecoder(nn.Module):
         self,
         *,
         dim_in: int,
-        dim: int = 256,
-        num_layers: int = 6,
-        num_heads: int = 8,
-        num_points: int = 4,
-        ffn_dim: int = 1024,
-        condition: str = "token",
+        dim: int,
+        num_layers: int,
+        num_heads: int,
+        num_points: int,
+        ffn_dim: int,
+        condition: str,
     ) -> None:
         super().__init__()
         if condition not in CONDITIONS:
@@ -188,8 +199,8 @@ class ConditionalPixelDecoder(nn.Module):
 
         Args:
             pyramid: Four maps, finest first, (B, C_in, h, w) each.
-            condition: The verdict; None skips the conditional attention.
-            patch_valid: (B, h, w) bool, False = padding.
+            condition: Embeddings and probability; None skips the conditional attention.
+            patch_valid: (B, h, w) bool, False = padding; None = all valid.
         """
         finest, *coarser = pyramid
         levels = [
@@ -200,9 +211,9 @@ class ConditionalPixelDecoder(nn.Module):
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
         position = self._positions(shapes, x.device).to(x.dtype)
         reference = _reference_points(shapes, x.device).expand(len(x), -1, -1, -1)
-        padding = None if patch_valid is None else _padding(patch_valid, shapes)
+        valid = None if patch_valid is None else _valid_tokens(patch_valid, shapes)
         for layer in self.layers:
-            x = layer(x, position, reference, shapes, condition, padding)
+            x = layer(x, position, reference, shapes, condition, valid)
         memory = [
             tokens.transpose(1, 2).reshape(len(x), -1, h, w)
             for tokens, (h, w) in zip(x.split([h * w for h, w in shapes], 1), shapes, strict=True)
@@ -233,9 +244,9 @@ def _reference_points(shapes: Sequence[tuple[int, int]], device: torch.device) -
     return torch.cat(centres)[None, :, None].expand(-1, -1, len(shapes), -1)
 
 
-def _padding(patch_valid: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
-    """(B, S) bool, True where a token of any level is padding."""
+def _valid_tokens(patch_valid: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """(B, h, w) bool -> (B, S) bool, True where the token of a level is image."""
     valid = patch_valid[:, None].float()
     return torch.cat(
-        [F.interpolate(valid, size=shape, mode="nearest").flatten(1) < 0.5 for shape in shapes], 1
+        [F.interpolate(valid, size=shape, mode="nearest").flatten(1) > 0.5 for shape in shapes], 1
     )

@@ -15,7 +15,7 @@ from loupe.structures import MaskOutput
 
 
 class Segmenter(nn.Module):
-    """Finds the forged regions, told how likely the image is forged at all.
+    """Finds the forged regions, conditioned on the probability that the image is forged.
 
     Args:
         dim_in: Width of the encoder.
@@ -29,24 +29,24 @@ class Segmenter(nn.Module):
         num_queries: Queries per image.
         predict_boxes: Adds a box head.
         condition: "token", "pixel" or "none".
-        condition_tokens: Learned embeddings for each of the two verdicts.
+        condition_tokens: Learned embeddings for each of the two classes.
     """
 
     def __init__(
         self,
         *,
         dim_in: int,
-        dim: int = 256,
-        num_heads: int = 8,
-        num_points: int = 4,
-        pixel_layers: int = 6,
-        pixel_ffn_dim: int = 1024,
-        mask_layers: int = 9,
-        mask_ffn_dim: int = 2048,
-        num_queries: int = 20,
-        predict_boxes: bool = False,
-        condition: str = "token",
-        condition_tokens: int = 1,
+        dim: int,
+        num_heads: int,
+        num_points: int,
+        pixel_layers: int,
+        pixel_ffn_dim: int,
+        mask_layers: int,
+        mask_ffn_dim: int,
+        num_queries: int,
+        predict_boxes: bool,
+        condition: str,
+        condition_tokens: int,
     ) -> None:
         super().__init__()
         self.feature_pyramid = FeaturePyramid(dim_in)
@@ -86,7 +86,7 @@ class Segmenter(nn.Module):
         Args:
             patches: (B, C, h, w), zero in padding.
             probability: (B,) in [0, 1] that each image is forged; None = unconditional.
-            patch_valid: (B, h, w) bool, False = padding.
+            patch_valid: (B, h, w) bool, False = padding; None = all valid.
 
         Returns:
             The mask decoder's outputs, the final one last.
