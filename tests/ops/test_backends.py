@@ -1,16 +1,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-import loupe.ops
 from loupe.ops import BACKENDS, HAS_COMPILED_OP
-from tests.ops.conftest import needs_compiled_cpu, supported_kernels
+from tests.ops.conftest import needs_compiled_cpu, run_python, supported_kernels
 
 RUN_ONCE = """
 import torch
@@ -21,30 +17,11 @@ output = ms_deform_attn(value, [(2, 2)], locations, weights)
 output.sum().backward()
 print(HAS_COMPILED_OP, output.flatten().tolist(), weights.grad.item())
 """
-# The operator without the rest of the package, whose import takes seconds.
-OPS_ALONE = f"""
-import sys
-from types import ModuleType
-package = ModuleType("loupe")
-package.__path__ = [{str(Path(loupe.ops.__file__).parents[1])!r}]
-sys.modules["loupe"] = package
-"""
 WITHOUT_EXTENSION = """
 import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if "ops._C" in name else find(name, *rest)
 """
-
-
-def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
-    """A fresh interpreter: the path is chosen once per process."""
-    return subprocess.run(
-        [sys.executable, "-c", OPS_ALONE + code],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_works_without_the_extension_and_warns_once():

@@ -38,13 +38,9 @@ def assert_same_gradients(function, truth, inputs, shapes, dtype) -> None:
         assert ((result.double() - wanted).abs().max() / scale).item() < TOLERANCE[dtype]
 
 
-def test_gradcheck_of_the_plain_form(cpu_kernels):
+def test_gradcheck_of_both_forms(cpu_kernels):
     problem = make_problem(SMALL, queries=3, heads=2, channels=3)
     assert gradcheck(lambda v, *p: ms_deform_attn(v, SMALL, *p), plain_inputs(problem))
-
-
-def test_gradcheck_of_the_fused_form(cpu_kernels):
-    problem = make_problem(SMALL, queries=3, heads=2, channels=3)
     assert gradcheck(lambda v, *p: ms_deform_attn_fused(v, SMALL, *p), fused_inputs(problem))
 
 
@@ -78,19 +74,16 @@ def test_gradcheck_notices_a_gradient_that_is_zero(spoiled):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
-def test_gradients_equal_those_of_plain_pytorch_in_float64(cpu_kernels, size, dtype):
-    problem = make_problem(**size, dtype=dtype)
-    inputs = plain_inputs(problem)
-    assert_same_gradients(ms_deform_attn, ms_deform_attn_reference, inputs, problem.shapes, dtype)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
-def test_fused_gradients_equal_those_of_plain_pytorch_in_float64(cpu_kernels, size, dtype):
-    problem = make_problem(**size, dtype=dtype)
-    functions = (ms_deform_attn_fused, ms_deform_attn_fused_reference)
-    assert_same_gradients(*functions, fused_inputs(problem), problem.shapes, dtype)
+def test_gradients_equal_those_of_plain_pytorch_in_float64(cpu_kernels, dtype):
+    for size in SIZES.values():
+        problem = make_problem(**size, dtype=dtype)
+        plain, fused = plain_inputs(problem), fused_inputs(problem)
+        forms = {
+            ms_deform_attn: (ms_deform_attn_reference, plain),
+            ms_deform_attn_fused: (ms_deform_attn_fused_reference, fused),
+        }
+        for function, (truth, inputs) in forms.items():
+            assert_same_gradients(function, truth, inputs, problem.shapes, dtype)
 
 
 def test_a_location_that_is_no_number_gets_no_gradient_and_spreads_none(cpu_kernels):
@@ -134,11 +127,8 @@ def test_plain_pytorch_has_a_second_derivative():
 
 
 @needs_compiled_cpu
-@pytest.mark.parametrize("threads", [2, 3, 7])
 @pytest.mark.parametrize("queries", [5, 700])
-def test_results_and_gradients_are_equal_bit_for_bit_whatever_the_threads(
-    cpu_kernels, threads, queries
-):
+def test_results_and_gradients_are_equal_bit_for_bit_whatever_the_threads(cpu_kernels, queries):
     sizes = {"queries": queries, "batch": 1, "channels": 32, "points": 4}
     problem = make_problem([(12, 12), (7, 5), (3, 3)], **sizes, dtype=torch.float32)
     inputs = fused_inputs(problem)
@@ -151,4 +141,5 @@ def test_results_and_gradients_are_equal_bit_for_bit_whatever_the_threads(
         torch.set_num_threads(before)
         return result
 
-    assert all(map(torch.equal, everything(1), everything(threads)))
+    for threads in (2, 3, 7):
+        assert all(map(torch.equal, everything(1), everything(threads)))

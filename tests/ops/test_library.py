@@ -28,20 +28,15 @@ def layer_inputs(**sizes) -> tuple[torch.Tensor, ...]:
 
 @needs_compiled_cpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_opcheck_of_the_plain_form(dtype):
+def test_opcheck_of_both_forms(dtype):
     problem = make_problem(SHAPES, dtype=dtype)
-    arguments = [problem.value, FLAT, problem.locations, problem.weights]
-    tensors = [t.requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
-    torch.library.opcheck(torch.ops.loupe.ms_deform_attn.default, tensors)
-
-
-@needs_compiled_cpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_opcheck_of_the_fused_form(dtype):
-    problem = make_problem(SHAPES, dtype=dtype)
-    arguments = [problem.value, FLAT, problem.reference, problem.offsets, problem.logits]
-    tensors = [t.requires_grad_() if isinstance(t, torch.Tensor) else t for t in arguments]
-    torch.library.opcheck(torch.ops.loupe.ms_deform_attn_fused.default, tensors)
+    operators = torch.ops.loupe
+    for operator, points in (
+        (operators.ms_deform_attn, problem.plain[2:]),
+        (operators.ms_deform_attn_fused, problem.fused[2:]),
+    ):
+        value, *rest = (tensor.clone().requires_grad_() for tensor in (problem.value, *points))
+        torch.library.opcheck(operator.default, (value, FLAT, *rest))
 
 
 @needs_compiled_cpu

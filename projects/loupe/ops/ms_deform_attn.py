@@ -22,6 +22,8 @@ from loupe.ops.reference import ms_deform_attn_fused_reference, ms_deform_attn_r
 def _check(
     value: Tensor, shapes: Sequence[Sequence[int]], expected: dict[str, tuple[Tensor, tuple]]
 ) -> None:
+    if any(side < 1 for shape in shapes for side in shape):
+        raise ValueError(f"the levels are {list(shapes)}; each side must be at least 1")
     pixels = sum(height * width for height, width in shapes)
     if value.shape[1] != pixels:
         raise ValueError(

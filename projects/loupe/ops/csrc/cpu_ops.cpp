@@ -13,6 +13,7 @@ namespace {
 
 using torch::stable::contiguous;
 using torch::stable::new_empty;
+using torch::stable::new_zeros;
 using torch::stable::to;
 
 std::vector<const Kernels*> supported_kernels() {  // fastest last
@@ -72,22 +73,23 @@ struct Scratch {
 thread_local Scratch scratch;
 
 struct Call {
+  Sizes sizes;  // first: nothing is copied before it is checked
   Problem problem;
   std::vector<int64_t> shapes;
   Tensor value, reference, locations, weights;  // contiguous
 
   Call(const Tensor& value_, const std::vector<int64_t>& shapes_, const Tensor* reference_,
        const Tensor& locations_, const Tensor& weights_)
-      : shapes(shapes_),
+      : sizes(checked_sizes(value_, shapes_, reference_, locations_, weights_)),
+        shapes(shapes_),
         value(contiguous(value_)),
         reference(contiguous(reference_ ? *reference_ : locations_)),
         locations(contiguous(locations_)),
         weights(contiguous(weights_)) {
-    const Sizes s = checked_sizes(value, shapes, reference_, locations, weights);
     problem = Problem{};
-    problem.batch = s.batch, problem.pixels = s.pixels, problem.queries = s.queries;
-    problem.heads = s.heads, problem.channels = s.channels;
-    problem.levels = s.levels, problem.points = s.points;
+    problem.batch = sizes.batch, problem.pixels = sizes.pixels, problem.queries = sizes.queries;
+    problem.heads = sizes.heads, problem.channels = sizes.channels;
+    problem.levels = sizes.levels, problem.points = sizes.points;
     problem.shapes = shapes.data();
     const ScalarType type = value.scalar_type();
     STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double ||
@@ -101,9 +103,10 @@ struct Call {
     problem.reference = reference.const_data_ptr();
     problem.locations = locations.const_data_ptr();
     problem.weights = weights.const_data_ptr();
+    // With its border, as `Layout` packs it; addresses of the kernels are 32 bits wide.
     int64_t cells = 2;
     for (size_t i = 0; i < shapes.size(); i += 2) cells += (shapes[i] + 2) * (shapes[i + 1] + 2);
-    STD_TORCH_CHECK(cells * (s.channels + 15) < (int64_t{1} << 31),
+    STD_TORCH_CHECK(product_fits({cells, sizes.channels + 15}, kIntMax),
                     "one head of one image has more than 2^31 values");
   }
 };
@@ -152,11 +155,13 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
   Call call(value, shapes, reference, locations, weights);
   Problem& problem = call.problem;
   const Tensor gradient = contiguous(grad_output);
-  check_gradient(gradient, value, {problem.batch, problem.pixels, problem.queries, problem.heads,
-                                   problem.channels, problem.levels, problem.points});
-  Tensor grad_value = new_empty(call.value, call.value.sizes());
+  check_gradient(gradient, value, call.sizes);
   Tensor grad_locations = new_empty(call.locations, call.locations.sizes());
   Tensor grad_weights = new_empty(call.weights, call.weights.sizes());
+  if (problem.batch * problem.queries == 0) {
+    return {new_zeros(call.value, call.value.sizes()), grad_locations, grad_weights};
+  }
+  Tensor grad_value = new_empty(call.value, call.value.sizes());
   problem.grad_output = gradient.const_data_ptr();
   problem.grad_value = grad_value.mutable_data_ptr();
   problem.grad_locations = grad_locations.mutable_data_ptr();

@@ -17,7 +17,6 @@ using torch::stable::new_zeros;
 using torch::stable::to;
 
 constexpr int64_t kMaxLevels = 16;
-constexpr int64_t kIntMax = (int64_t{1} << 31) - 1;
 
 Scalar scalar_of(const Tensor& value) {
   switch (value.scalar_type()) {
@@ -36,28 +35,30 @@ Scalar scalar_of(const Tensor& value) {
 }
 
 struct Call {
+  Sizes sizes;  // first: nothing is copied before it is checked
   torch::stable::accelerator::DeviceGuard guard;
   Tensor value, reference, locations, weights;  // contiguous
   Problem problem;
 
   Call(const Tensor& value_, const std::vector<int64_t>& shapes, const Tensor* reference_,
        const Tensor& locations_, const Tensor& weights_)
-      : guard(value_.get_device_index()),
+      : sizes(checked_sizes(value_, shapes, reference_, locations_, weights_)),
+        guard(value_.get_device_index()),
         value(contiguous(value_)),
         reference(contiguous(reference_ ? *reference_ : locations_)),
         locations(contiguous(locations_)),
         weights(contiguous(weights_)) {
-    const Sizes s = checked_sizes(value, shapes, reference_, locations, weights);
+    const Sizes& s = sizes;
     for (const Tensor* tensor : {&reference, &locations, &weights}) {
       STD_TORCH_CHECK(tensor->is_cuda() && tensor->get_device_index() == value.get_device_index(),
                       "all tensors must be on the value's device");
     }
     STD_TORCH_CHECK(s.levels <= kMaxLevels, "more than ", kMaxLevels, " levels");
-    STD_TORCH_CHECK(s.pixels * s.heads * s.channels <= kIntMax,
+    STD_TORCH_CHECK(product_fits({s.pixels, s.heads, s.channels}, kIntMax),
                     "one image has more than 2^31 values");
-    STD_TORCH_CHECK(s.queries <= kIntMax && s.levels * s.points <= kIntMax / 2,
-                    "more than 2^31 queries or points");
-    STD_TORCH_CHECK(s.batch * s.queries * s.heads / 32 < kIntMax, "more rows than a grid has blocks");
+    STD_TORCH_CHECK(s.queries <= kIntMax, "more than 2^31 queries");
+    STD_TORCH_CHECK(product_fits({s.batch, s.queries, s.heads}, 32 * kIntMax),
+                    "more rows than a grid has blocks");
     problem = Problem{};
     problem.batch = s.batch, problem.pixels = s.pixels, problem.queries = s.queries;
     problem.heads = s.heads, problem.channels = s.channels;
@@ -106,8 +107,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_output, const Ten
   Call call(aligned(value), shapes, reference, aligned(locations), weights);
   Problem& problem = call.problem;
   const Tensor gradient = aligned(grad_output);
-  check_gradient(gradient, value, {problem.batch, problem.pixels, problem.queries, problem.heads,
-                                   problem.channels, problem.levels, problem.points});
+  check_gradient(gradient, value, call.sizes);
   STD_TORCH_CHECK(gradient.is_cuda() && gradient.get_device_index() == value.get_device_index(),
                   "all tensors must be on the value's device");
   Tensor grad_locations = new_empty(call.locations, call.locations.sizes());
