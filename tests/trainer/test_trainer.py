@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from loupe.checkpoint import load_weights
+from loupe.checkpoint import load_weights, read_torch
 from loupe.trainer import LoupeTrainer
 from loupe.trainer.averaging import WeightAverage
 from tests.trainer.toy import toy_config
@@ -95,20 +96,6 @@ def test_the_best_checkpoint_is_not_what_a_run_resumes_from(folder):
     assert (folder / "output" / "last_checkpoint").read_text() == "model_final.pth"
 
 
-def test_a_run_cannot_resume_from_weights_alone(folder):
-    train(evaluating(folder))
-    (folder / "output" / "last_checkpoint").write_text("model_best.pth")
-    with pytest.raises(ValueError, match=r"cannot resume from .*model_best\.pth: it has no state"):
-        train(evaluating(folder), resume=True)
-
-
-def test_a_damaged_checkpoint_is_an_error_that_names_the_file(folder):
-    (folder / "output" / "last_checkpoint").write_text("model_0000001.pth")
-    (folder / "output" / "model_0000001.pth").write_bytes(b"PK\x03\x04 truncated")
-    with pytest.raises(ValueError, match=r"model_0000001\.pth is not a checkpoint of a Loupe run"):
-        train(toy_config(folder), resume=True)
-
-
 class Trap:
     """Pickles to code that leaves a file behind."""
 
@@ -119,12 +106,67 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_resuming_runs_no_pickled_code(folder):
-    torch.save({"model": {}, "trap": Trap(folder / "sprung")}, folder / "output" / "model_1.pth")
-    (folder / "output" / "last_checkpoint").write_text("model_1.pth")
-    with pytest.raises(ValueError, match="is not a checkpoint of a Loupe run"):
-        train(toy_config(folder), resume=True)
+UNUSABLE = {
+    "empty": lambda whole, folder: b"",
+    "cut": lambda whole, folder: whole[:-100],
+    "one byte changed": lambda whole, folder: whole[:2000] + b"#" + whole[2001:],
+    "no checkpoint": lambda whole, folder: b"PK\x03\x04 truncated",
+    "weights alone": lambda whole, folder: saved({"model": {}}),
+    "code": lambda whole, folder: saved({"model": {}, "trap": Trap(folder / "sprung")}),
+}
+
+
+def saved(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("damage", UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_an_unusable_checkpoint_is_named_and_the_one_before_it_is_resumed(folder, damage, caplog):
+    cfg = toy_config(folder, "SOLVER.CHECKPOINT_PERIOD", 2)
+    train(cfg)
+    output = folder / "output"
+    final = output / "model_final.pth"
+    before = read_torch(final)
+    for path in (final, output / "model_0000003.pth"):
+        path.write_bytes(damage(path.read_bytes(), folder))
+    rest = train(cfg, resume=True)
+    assert rest.start_iter == 2
+    after = read_torch(final)
+    torch.testing.assert_close(after["model"], before["model"], rtol=0, atol=0)
+    states = [content["trainer"]["step"]["optimizer"]["state"] for content in (after, before)]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+    assert "model_final.pth: " in caplog.text
+    assert "model_0000003.pth: " in caplog.text
     assert not (folder / "sprung").exists()
+
+
+def test_without_a_checkpoint_that_is_whole_the_run_does_not_start_again_in_silence(folder):
+    train(toy_config(folder))
+    (folder / "output" / "model_final.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"can be resumed from(.|\n)*model_final\.pth: "):
+        train(toy_config(folder), resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"model_0000009.pth", b"../model_final.pth", b"\xff\0"])
+def test_a_damaged_last_checkpoint_leads_to_the_newest(folder, content, caplog):
+    train(toy_config(folder, "SOLVER.CHECKPOINT_PERIOD", 2), stop_at=2)
+    (folder / "output" / "last_checkpoint").write_bytes(content)
+    rest = train(toy_config(folder, "SOLVER.CHECKPOINT_PERIOD", 2), resume=True)
+    assert rest.start_iter == 2
+    assert "last_checkpoint names no checkpoint" in caplog.text
+
+
+def test_another_run_in_the_same_folder_loses_nothing_and_is_not_resumed(folder):
+    train(toy_config(folder, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.MAX_ITER", 3))
+    (folder / "output" / "model_final.pth").unlink()
+    options = ("SOLVER.CHECKPOINT_PERIOD", 4, "SOLVER.MAX_ITER", 6)
+    train(toy_config(folder, *options), stop_at=5)
+    names = [f"model_000000{number}.pth" for number in (1, 2, 3)]
+    assert sorted(path.name for path in (folder / "output").glob("model_0*")) == names
+    (folder / "output" / "last_checkpoint").unlink()
+    assert train(toy_config(folder, *options), resume=True).start_iter == 4
 
 
 def test_resuming_with_other_weights_names_every_key_that_does_not_fit(folder):
@@ -272,15 +314,32 @@ def test_the_best_checkpoint_holds_the_weights_of_the_highest_score(folder):
 
 
 def test_a_resumed_run_knows_the_score_to_beat(folder):
-    options = ("TEST.EVAL_PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 2)
+    options = ("TEST.EVAL_PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 3)
     ScriptedScores.scores = [0.9, 0.1]
     ScriptedScores(evaluating(folder, *options)).train()
-    (folder / "output" / "last_checkpoint").write_text("model_0000001.pth")
+    (folder / "output" / "last_checkpoint").write_text("model_0000002.pth")
     ScriptedScores.scores = [0.8]
     trainer = ScriptedScores(evaluating(folder, *options))
     trainer.resume_or_load(resume=True)
     trainer.train()
     assert json.loads((folder / "output" / "model_best.json").read_text())["value"] == 0.9
+
+
+@pytest.mark.parametrize(("lost", "best"), [("model_best.pth", 0.8), ("model_best.json", 0.9)])
+def test_a_damaged_file_of_the_best_is_written_again(folder, lost, best, caplog):
+    options = ("TEST.EVAL_PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 3)
+    ScriptedScores.scores = [0.9]
+    with pytest.raises(IndexError):
+        ScriptedScores(evaluating(folder, *options)).train()
+    (folder / "output" / "last_checkpoint").write_text("model_0000002.pth")
+    (folder / "output" / lost).write_bytes(b"{")
+    ScriptedScores.scores = [0.8]
+    trainer = ScriptedScores(evaluating(folder, *options))
+    trainer.resume_or_load(resume=True)
+    assert lost in caplog.text
+    trainer.train()
+    assert json.loads((folder / "output" / "model_best.json").read_text())["value"] == best
+    load_weights(folder / "output" / "model_best.pth")
 
 
 def test_a_new_run_does_not_compare_with_an_older_one_in_the_same_folder(folder):
@@ -298,11 +357,6 @@ def test_an_unknown_best_metric_is_an_error_that_names_the_known_ones(folder):
 def test_no_best_metric_keeps_no_best_checkpoint(folder):
     train(evaluating(folder, "TEST.BEST_METRIC", ""))
     assert not list((folder / "output").glob("model_best*"))
-
-
-def test_a_batch_that_cannot_be_shared_out_is_an_error(folder):
-    with pytest.raises(ValueError, match=r"IMS_PER_BATCH is 0; it must be a positive multiple"):
-        LoupeTrainer(toy_config(folder, "SOLVER.IMS_PER_BATCH", 0))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from loupe.data.images.decoding import read_picture
 from loupe.data.images.orientation import UPRIGHT
 from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
-from loupe.data.training.loaders import EvaluationDataset
+from loupe.data.training.loaders import EvaluationDataset, start_worker
 from loupe.data.training.steady import SteadyLoader
 from loupe.modeling.guarded import guarded
 from loupe.structures import Prediction
@@ -106,6 +106,7 @@ class LoupePredictor:
             batch_size=self.cfg.TEST.IMS_PER_BATCH,
             num_workers=workers,
             collate_fn=list,
+            worker_init_fn=start_worker,
         )
 
 

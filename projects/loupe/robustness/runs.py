@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import torch
 from torch.utils.data import DataLoader
 
 from loupe.data.images.degradation import DEGRADATIONS, Level
 from loupe.data.images.masks import read_mask
 from loupe.data.sources.catalog import load_dataset
-from loupe.data.training.loaders import EvaluationDataset
+from loupe.data.training.loaders import EvaluationDataset, start_worker
 from loupe.evaluation.evaluator import ForgeryEvaluator
 from loupe.evaluation.metrics import METRICS
 from loupe.evaluation.predictions import find_predictions
@@ -85,7 +84,7 @@ class ModelDetector:
             batch_size=self.predictor.cfg.TEST.IMS_PER_BATCH,
             num_workers=self.workers,
             collate_fn=list,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
         for batch in loader:
             for item, prediction in zip(batch, self.predictor.model(batch), strict=True):
@@ -93,10 +92,6 @@ class ModelDetector:
                     evaluator.process([item], [prediction])
                 except ValueError as error:
                     evaluator.add_unreadable(str(item["file_name"]), str(error))
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)
 
 
 class SavedDetector:

@@ -1,113 +1,192 @@
-"""Checkpoints of a run: written in full, read without running pickled code, loaded strictly."""
+"""Checkpoints of a run: written whole, read without running code, checked, loaded strictly."""
 
 from __future__ import annotations
 
-import json
-import math
-import pickle
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
+from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
-from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from loupe.checkpoint import load_into, save_weights
+from loupe.checkpoint import CheckpointError, load_into, read_torch, save_weights, write_torch
+from loupe.trainer.signals import Stopped, StopRequest
+from loupe.writing import write_text
+
+# A checkpoint of the full model with its optimiser is gigabytes; the last one may be damaged by
+# the very failure that it should help with.
+KEPT_CHECKPOINTS = 2
+LAST = "last_checkpoint"
+FINAL = "model_final.pth"
+_NUMBERED = re.compile(r"model_(\d{7,})\.pth")
+
+logger = logging.getLogger(__name__)
 
 
-class LoupeCheckpointer(Checkpointer):
-    """Writes one file per checkpoint, from the main process.
+class Stateful(Protocol):
+    """What a checkpoint holds besides the weights."""
 
-    It replaces Detectron2's `DetectionCheckpointer`, which unpickles whatever it is given and
-    skips weights that do not fit. All weights are kept, the frozen ones too.
+    def state_dict(self) -> dict[str, Any]:
+        """Returns tensors, numbers and text, in containers."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes them over."""
+
+
+class LoupeCheckpointer:
+    """The checkpoints of one run, in its folder; only the main process writes.
+
+    All weights are kept, the frozen ones too. The last two periodic checkpoints stay; one that a
+    signal has caused goes when a later one is there.
+
+    Args:
+        model: whose weights are saved.
+        folder: of the run.
+        trainer: everything else that a resumed run needs.
+        period: steps from one periodic checkpoint to the next.
+
+    Attributes:
+        saved: iteration of the newest checkpoint; None = there is none.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", **checkpointables: Any) -> None:
-        super().__init__(model, save_dir, save_to_disk=comm.is_main_process(), **checkpointables)
+    def __init__(
+        self, model: nn.Module, folder: str | Path, trainer: Stateful, *, period: int
+    ) -> None:
+        self.model = model
+        self.folder = Path(folder)
+        self.trainer = trainer
+        self.period = period
+        self.saved: int | None = None
+        self._own: set[int] = set()
+
+    def save(self, iteration: int, *, final: bool = False) -> None:
+        """Writes the state after an iteration, then deletes the checkpoints that it replaces."""
+        name = FINAL if final else f"model_{iteration:07d}.pth"
+        logger.info("Saving checkpoint to %s", self.folder / name)
+        content = {
+            "model": self.model.state_dict(),
+            "trainer": self.trainer.state_dict(),
+            "iteration": iteration,
+        }
+        write_torch(content, self.folder / name)
+        write_text(self.folder / LAST, name)
+        self.saved = iteration
+        if not final:
+            self._own.add(iteration)
+        self._delete_replaced()
+
+    def _delete_replaced(self) -> None:
+        """Deletes checkpoints of this run alone: the folder may hold those of another."""
+        periodic = [number for number in sorted(self._own) if (number + 1) % self.period == 0]
+        keep = {self.saved, *periodic[-KEPT_CHECKPOINTS:]}
+        for number in self._own - keep:
+            (self.folder / f"model_{number:07d}.pth").unlink(missing_ok=True)
+        self._own &= keep
+
+    def _numbered(self) -> dict[int, Path]:
+        """The periodic checkpoints by iteration."""
+        matches = ((_NUMBERED.fullmatch(path.name), path) for path in self.folder.glob("model_*"))
+        return {int(match[1]): path for match, path in matches if match}
 
     def save_weights(self, name: str) -> None:
         """Writes the model's weights alone to `name`.pth; no run resumes from that file."""
-        if self.save_to_disk and self.save_dir:
-            path = Path(self.save_dir) / f"{name}.pth"
-            self.logger.info("Saving weights to %s", path)
-            save_weights(self.model.state_dict(), path)
+        path = self.folder / f"{name}.pth"
+        logger.info("Saving weights to %s", path)
+        save_weights(self.model.state_dict(), path)
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a run to resume."""
+        return (self.folder / LAST).exists() or any(self._candidates())
 
     def resume(self) -> None:
-        """Loads the last checkpoint of the run, with all its state.
+        """Loads the last checkpoint that is whole, with all its state.
+
+        A damaged one is named in the log and left alone; the one before it is loaded.
 
         Raises:
-            ValueError: the file holds weights alone.
+            CheckpointError: None is whole, or the one that is does not fit the model.
         """
-        path = self.get_checkpoint_file()
-        rest = self.load(path)
-        if missing := sorted(self.checkpointables.keys() - self._loaded):
-            raise ValueError(
-                f"cannot resume from {path}: it has no state of {missing}. Start a new run with "
-                "MODEL.WEIGHTS set to this file."
-            )
-        self.logger.info("Resuming after iteration %s", rest.get("iteration"))
+        reasons = []
+        for path in self._candidates():
+            try:
+                content = read_torch(path)
+                if not isinstance(content, dict) or not {"model", "trainer"} <= content.keys():
+                    raise CheckpointError(f"{path}: holds weights alone, not the state of a run")
+            except (CheckpointError, OSError) as error:
+                logger.warning("Cannot resume from this checkpoint, trying one before: %s", error)
+                reasons.append(str(error))
+                continue
+            load_into(self.model, content["model"], source=str(path))
+            self.trainer.load_state_dict(content["trainer"])
+            self.saved = content["iteration"]
+            # Later ones will be written again when the run gets there.
+            self._own = {number for number in self._numbered() if number <= self.saved}
+            logger.info("Resuming from %s after iteration %d", path, self.saved)
+            return
+        raise CheckpointError(
+            f"no checkpoint in {self.folder} can be resumed from. Start again without --resume, or "
+            "with MODEL.WEIGHTS set to a file of weights.\n" + "\n".join(reasons)
+        )
 
-    def _load_file(self, f: str) -> dict[str, Any]:
-        try:
-            checkpoint = torch.load(f, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-            raise ValueError(
-                f"{f} is not a checkpoint of a Loupe run, or is damaged: {error}"
-            ) from error
-        self._source = f
-        self._loaded = set(checkpoint)
-        return checkpoint
+    def _candidates(self) -> Iterator[Path]:
+        """Checkpoints to resume from: the one that was last, then the others, newest first."""
+        paths = [*self._numbered().values()]
+        if (self.folder / FINAL).is_file():
+            paths.append(self.folder / FINAL)
+        # By time, not by number: a longer run may have used the same folder before.
+        paths.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+        last = self._last()
+        if last is not None:
+            paths.sort(key=lambda path: path.name != last)
+        yield from paths
 
-    def _load_model(self, checkpoint: dict[str, Any]) -> None:
-        load_into(self.model, checkpoint.pop("model"), source=self._source)
+    def _last(self) -> str | None:
+        """The name in `last_checkpoint`; None, and said, if there is no such checkpoint."""
+        path = self.folder / LAST
+        if not path.is_file():
+            return None
+        name = path.read_bytes().decode("utf-8", "replace").strip()
+        fits = name == FINAL or _NUMBERED.fullmatch(name)
+        if fits and (self.folder / name).is_file():
+            return name
+        logger.warning("%s names no checkpoint (%.40r); looking for the newest", path, name)
+        return None
 
 
-class BestWeights:
-    """Keeps the weights that evaluated best so far in `model_best.pth`.
+class Checkpoints(HookBase):
+    """Saves periodically, at the end, and when a signal asks the run to stop.
 
-    The score to beat stands beside them in `model_best.json`, so that a resumed run knows it.
+    It comes before the evaluation, so that a failure there costs no training. A resumed run does
+    the rest of its checkpoint's iteration again: evaluation, best weights and rows.
 
     Args:
-        checkpointer: writes the weights.
-        metric: name such as "image/AUC"; higher is better.
+        checkpointer: of the run.
+        stop: says whether a signal has come.
     """
 
-    def __init__(self, checkpointer: LoupeCheckpointer, metric: str) -> None:
+    def __init__(self, checkpointer: LoupeCheckpointer, stop: StopRequest) -> None:
         self.checkpointer = checkpointer
-        self.metric = metric
-        self.record = Path(checkpointer.save_dir) / "model_best.json"
-        self.best = -math.inf
+        self.stop = stop
 
-    def resume(self) -> None:
-        """Reads the score to beat that an earlier part of the run has left."""
-        if self.record.is_file():
-            record = json.loads(self.record.read_text())
-            if record["metric"] == self.metric:
-                self.best = record["value"]
-
-    def consider(self, results: Mapping[str, float], steps: int) -> bool:
-        """Saves the model's present weights if their score is the highest; says whether it is.
-
-        Args:
-            results: flat metrics of the present weights.
-            steps: number of optimiser steps that led to them.
+    def after_step(self) -> None:
+        """Saves if this iteration is due.
 
         Raises:
-            ValueError: the evaluation has no metric of that name.
+            Stopped: A signal has come; the checkpoint is written.
         """
-        if self.metric not in results:
-            raise ValueError(
-                f"TEST.BEST_METRIC is {self.metric!r}, but the evaluation gives {sorted(results)}. "
-                'Choose one of these, or "" to keep no best checkpoint.'
-            )
-        value = float(results[self.metric])
-        # An undefined metric, such as the AUC of images of one class, is never the best.
-        if not value > self.best:
-            return False
-        self.best = value
-        self.checkpointer.save_weights("model_best")
-        record = {"metric": self.metric, "value": value, "steps": steps}
-        self.record.write_text(json.dumps(record) + "\n")
-        return True
+        iteration = self.trainer.iter
+        number = self.stop.agreed()
+        last = iteration == self.trainer.max_iter - 1
+        due = (iteration + 1) % self.checkpointer.period == 0
+        if comm.is_main_process():
+            if due or (number is not None and not last):
+                self.checkpointer.save(iteration)
+            if last:
+                self.checkpointer.save(iteration, final=True)
+        if number is not None:
+            # Who leaves first may have the others killed by the launcher, while one writes.
+            comm.synchronize()
+            raise Stopped(number)

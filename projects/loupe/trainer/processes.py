@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 import torch
@@ -14,7 +16,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 from torch import nn
+from torch.multiprocessing import ProcessExitedException
 from torch.nn.parallel import DistributedDataParallel
+
+from loupe.child_processes import follow_parent
+from loupe.trainer.signals import SIGNALS
 
 
 def launch(main: Callable[[Namespace], Any], arguments: Namespace) -> Any:
@@ -33,6 +39,7 @@ def launch(main: Callable[[Namespace], Any], arguments: Namespace) -> Any:
         What `main` returns, if it ran in this process; else None.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
+        follow_parent()
         with process_group(
             rank=int(os.environ["RANK"]),
             local_rank=int(os.environ["LOCAL_RANK"]),
@@ -43,13 +50,46 @@ def launch(main: Callable[[Namespace], Any], arguments: Namespace) -> Any:
             return main(arguments)
     if arguments.num_gpus * arguments.num_machines == 1:
         return main(arguments)
-    mp.start_processes(
-        _run_process, args=(main, arguments), nprocs=arguments.num_gpus, start_method="spawn"
+    context = mp.start_processes(
+        _run_process,
+        args=(main, arguments),
+        nprocs=arguments.num_gpus,
+        start_method="spawn",
+        join=False,
     )
+    with _passing_on(context.pids()) as received:
+        try:
+            while not context.join():
+                pass
+        except ProcessExitedException:
+            # A run that was told to stop ends with the status of its signal.
+            if received:
+                raise SystemExit(128 + received[0]) from None
+            raise
     return None
 
 
+@contextmanager
+def _passing_on(children: list[int]) -> Iterator[list[int]]:
+    """Passes signals on to the processes of the run; yields those that came."""
+    received: list[int] = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
+
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _run_process(local_rank: int, main: Callable[[Namespace], Any], arguments: Namespace) -> None:
+    follow_parent()
     with process_group(
         rank=arguments.machine_rank * arguments.num_gpus + local_rank,
         local_rank=local_rank,
@@ -64,7 +104,7 @@ def _run_process(local_rank: int, main: Callable[[Namespace], Any], arguments: N
 def process_group(
     *, rank: int, local_rank: int, world_size: int, local_size: int, url: str
 ) -> Iterator[None]:
-    """Joins the group of all processes, and Detectron2's group of those on this machine.
+    """Joins the group of all processes.
 
     Raises:
         RuntimeError: there is CUDA, but fewer devices than processes on this machine.
@@ -81,25 +121,12 @@ def process_group(
     logging.getLogger(__name__).info("process %d of %d joins over %s", rank, world_size, backend)
     dist.init_process_group(backend, init_method=url, world_size=world_size, rank=rank)
     try:
-        _create_local_group(local_size)
         comm.synchronize()
         yield
         # One that leaves early closes its connections, on which another may still depend.
         comm.synchronize()
     finally:
         dist.destroy_process_group()
-
-
-def _create_local_group(local_size: int) -> None:
-    if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(local_size)
-        return
-    # Detectron2 0.6 leaves no way but its private variable to those who do not use its `launch`.
-    for first in range(0, comm.get_world_size(), local_size):
-        ranks = list(range(first, first + local_size))
-        group = dist.new_group(ranks)
-        if comm.get_rank() in ranks:
-            comm._LOCAL_PROCESS_GROUP = group
 
 
 def check_batch_size(images_per_batch: int) -> None:

@@ -22,21 +22,21 @@ from torch import nn
 
 from loupe import solver
 from loupe.checkpoint import load_into, load_weights
+from loupe.config import check_config
 from loupe.data.training.loaders import build_test_loader, build_train_loader
 from loupe.evaluation import ForgeryEvaluator
 from loupe.trainer.averaging import WeightAverage
-from loupe.trainer.checkpointing import BestWeights, LoupeCheckpointer
+from loupe.trainer.best import BestWeights
+from loupe.trainer.checkpointing import Checkpoints, LoupeCheckpointer
 from loupe.trainer.evaluation import evaluate_model, file_stem
 from loupe.trainer.panels import PanelCollector
 from loupe.trainer.processes import check_batch_size, data_parallel
 from loupe.trainer.randomness import seed_everything
+from loupe.trainer.signals import Stopped, StopRequest, StopsEvaluation
 from loupe.trainer.step import Batch, TrainingStep, autocast_type
+from loupe.trainer.writers import RunWriter, Writing, restore_storage, storage_state
 
 logger = logging.getLogger(__name__)
-
-# A checkpoint of the full model with its optimiser is gigabytes; the last one may be damaged by
-# the very failure that it should help with.
-KEPT_CHECKPOINTS = 2
 
 
 class LoupeTrainer(DefaultTrainer):
@@ -57,6 +57,7 @@ class LoupeTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
+        check_config(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         precision = autocast_type(cfg)
         check_batch_size(cfg.SOLVER.IMS_PER_BATCH)
@@ -79,11 +80,17 @@ class LoupeTrainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         decay = cfg.SOLVER.EMA_DECAY
         self.average = WeightAverage(model, decay=decay) if decay else None
-        self.checkpointer = LoupeCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = LoupeCheckpointer(
+            model, cfg.OUTPUT_DIR, weakref.proxy(self), period=cfg.SOLVER.CHECKPOINT_PERIOD
+        )
         metric = cfg.TEST.BEST_METRIC
         self.best = BestWeights(self.checkpointer, metric) if metric else None
+        self.writer = RunWriter(cfg.OUTPUT_DIR) if comm.is_main_process() else None
+        self.stop = StopRequest()
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
+        # What the storage of a resumed run has to know; None = a run from the beginning.
+        self._logged: dict[str, Any] | None = None
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -116,29 +123,45 @@ class LoupeTrainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Builds timing, schedule, checkpoints, evaluation and writers, in that order."""
         cfg = self.cfg
-        built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
-        if comm.is_main_process():
-            # Before the evaluation, so that a failure there costs no training.
-            built.append(
-                hooks.PeriodicCheckpointer(
-                    self.checkpointer,
-                    cfg.SOLVER.CHECKPOINT_PERIOD,
-                    max_to_keep=KEPT_CHECKPOINTS,
-                )
-            )
+        self.after_checkpoint: list[HookBase] = []
         if len(cfg.DATASETS.TEST):
-            built.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate))
-        if comm.is_main_process():
-            # Last, so that they write what the others have measured.
-            # As often as an evaluation: a writer keeps the latest value only.
-            period = min(20, cfg.TEST.EVAL_PERIOD or 20)
-            built.append(hooks.PeriodicWriter(self.build_writers(), period=period))
-        return built
+            self.after_checkpoint.append(hooks.EvalHook(cfg.TEST.EVAL_PERIOD, self.evaluate))
+        if self.writer is not None:
+            # Last, so that it writes what the others have measured.
+            self.writing = Writing(
+                self.writer, evaluation_period=cfg.TEST.EVAL_PERIOD, max_iter=self.max_iter
+            )
+            self.after_checkpoint.append(self.writing)
+        checkpoints = Checkpoints(self.checkpointer, self.stop)
+        return [hooks.IterationTimer(), hooks.LRScheduler(), checkpoints, *self.after_checkpoint]
 
     def train(self) -> dict[str, Any]:
-        """Trains to the end; returns the last evaluation's metrics, on the main process."""
-        super().train()
+        """Trains to the end; returns the last evaluation's metrics, on the main process.
+
+        Raises:
+            SystemExit: A signal asked the run to stop; the status is 128 and its number, as usual,
+                and the run can be resumed.
+        """
+        with self.stop.listening():
+            try:
+                super().train()
+            except Stopped as stopped:
+                if self.checkpointer.saved != self.iter < self.max_iter and comm.is_main_process():
+                    self.checkpointer.save(self.iter)
+                logger.info("Stopped by %s; --resume goes on from here", stopped)
+                raise SystemExit(128 + stopped.number) from None
         return getattr(self, "_last_eval_results", {})
+
+    def before_train(self) -> None:
+        """Starts the hooks; a resumed run first does what follows its checkpoint again."""
+        super().before_train()
+        if self._logged is None:
+            return
+        self.iter = self.storage.iter = self.start_iter - 1
+        restore_storage(self.storage, self._logged)
+        for hook in self.after_checkpoint:
+            hook.after_step()
+        self.iter = self.storage.iter = self.start_iter
 
     def run_step(self) -> None:
         """Does one optimiser step and updates the moving average."""
@@ -148,16 +171,15 @@ class LoupeTrainer(DefaultTrainer):
 
     def after_train(self) -> None:
         """Ends the run; after a failure nothing is evaluated or saved any more."""
-        if self.iter >= self.max_iter:
-            if self.average is not None:
+        # Detectron2 counts one too many if a run was resumed at its end.
+        self.iter = self.storage.iter = min(self.iter, self.max_iter)
+        if self.iter == self.max_iter:
+            if self.average is not None and comm.is_main_process():
                 with self.average.applied():
                     self.checkpointer.save_weights("model_final_ema")
             super().after_train()
-            return
-        self.storage.iter = self.iter
-        for hook in self._hooks:
-            if isinstance(hook, hooks.PeriodicWriter):
-                hook.after_train()
+        elif self.writer is not None and self.stop.number is None:
+            self.writing.after_train()
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Goes on from the last checkpoint in OUTPUT_DIR, or starts from `MODEL.WEIGHTS`.
@@ -170,9 +192,10 @@ class LoupeTrainer(DefaultTrainer):
             self.start_iter = self.iter + 1
             consumed = self.start_iter * self.cfg.SOLVER.ACCUMULATION_STEPS
             self._trainer.use_data(self.build_train_loader(self.cfg, consumed))
-            if self.best is not None:
-                self.best.resume()
             return
+        if resume and self.writer is not None:
+            # Rows of a run that was ended before its first checkpoint.
+            self.writer.load_state_dict({"written": -1, "size": 0})
         if self.cfg.MODEL.WEIGHTS:
             path = self.cfg.MODEL.WEIGHTS
             weights = load_weights(path)
@@ -183,10 +206,15 @@ class LoupeTrainer(DefaultTrainer):
                 self.average.reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns iteration, schedule, step and moving average; the model is saved beside it."""
+        """Returns all that a resumed run needs but the model, which is saved beside it."""
         # Not DefaultTrainer's: version 0.6 forgets the optimiser.
         state = TrainerBase.state_dict(self)
         state["step"] = self._trainer.state_dict()
+        state["logged"] = storage_state(self.storage)
+        if self.best is not None:
+            state["best"] = self.best.state_dict()
+        if self.writer is not None:
+            state["writer"] = self.writer.state_dict()
         if self.average is not None:
             state["average"] = self.average.state_dict()
         return state
@@ -207,6 +235,11 @@ class LoupeTrainer(DefaultTrainer):
         self.cfg = _seeded(self.cfg, self._trainer.seed)
         if self.average is not None:
             self.average.load_state_dict(state_dict["average"])
+        self._logged = state_dict["logged"]
+        if self.best is not None and "best" in state_dict:
+            self.best.load_state_dict(state_dict["best"])
+        if self.writer is not None:
+            self.writer.load_state_dict(state_dict["writer"])
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluates the present weights (the averaged ones if there are), keeps the best.
@@ -224,7 +257,9 @@ class LoupeTrainer(DefaultTrainer):
             PanelCollector(cfg.TEST.PANELS if comm.is_main_process() else 0) for _ in names
         ]
         evaluators = [
-            DatasetEvaluators([self.build_evaluator(cfg, name), collector])
+            DatasetEvaluators(
+                [StopsEvaluation(self.stop), self.build_evaluator(cfg, name), collector]
+            )
             for name, collector in zip(names, collectors, strict=True)
         ]
         with self._evaluated_weights():
@@ -232,10 +267,11 @@ class LoupeTrainer(DefaultTrainer):
             if comm.is_main_process():
                 self._last_eval_results = results
                 self._keep_best(results)
-        for name, collector in zip(names, collectors, strict=True):
-            for file_name, picture in collector.panels():
-                tag = f"{Path(name).name}/{Path(file_name).name}"
-                self.storage.put_image(tag, picture.transpose(2, 0, 1))
+        if self.writer is not None:
+            for name, collector in zip(names, collectors, strict=True):
+                for file_name, picture in collector.panels():
+                    tag = f"{Path(name).name}/{Path(file_name).name}"
+                    self.writer.show(tag, picture, self.storage.iter)
         return results
 
     def _evaluated_weights(self) -> AbstractContextManager[None]:

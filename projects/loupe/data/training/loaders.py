@@ -20,6 +20,7 @@ from detectron2.data import DatasetFromList
 from detectron2.utils import comm
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
+from loupe.child_processes import serve_parent
 from loupe.data.images.errors import UnreadableImageError
 from loupe.data.sources.catalog import load_index
 from loupe.data.sources.index import UNLABELLED, DatasetIndex
@@ -183,7 +184,7 @@ def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
             **batches,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=_as_list,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
     )
 
@@ -201,7 +202,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
         sampler=range(*bounds),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
     )
 
 
@@ -252,6 +253,8 @@ def _as_list(items: list[Item]) -> list[Item]:
     return items
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """What each worker of a loader does first."""
+    serve_parent()
     # Each worker is a process of its own: threads inside it would fight for the same cores.
     cv2.setNumThreads(0)

@@ -1,0 +1,65 @@
+"""Child processes that end with their parent, and with nobody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import parent_process
+
+# Seconds between two looks at the parent.
+PERIOD = 1.0
+
+
+def follow_parent() -> None:
+    """Ends this process soon after its parent has died, however that died.
+
+    Without it the workers of a killed process wait for work for ever, each with its memory.
+    """
+    threading.Thread(target=_end_after, args=(_is_alive(),), daemon=True).start()
+
+
+def serve_parent() -> None:
+    """Also leaves signals to the parent: for workers, called first thing in each.
+
+    Ctrl-C and schedulers signal all processes of a run at once. The parent ends its step and saves,
+    and needs its workers for that; then it ends them itself.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigtimedwait"):  # macOS: SIGTERM ends the worker, whoever sent it.
+        follow_parent()
+        return
+    # The parent ends its workers by SIGTERM, so the sender has to be asked for.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    parent = parent_process()
+    arguments = (_is_alive(), None if parent is None else parent.pid)
+    threading.Thread(target=_end_when_told, args=arguments, daemon=True).start()
+
+
+def _is_alive() -> Callable[[], bool]:
+    """Says whether the parent of now still lives, each time it is asked."""
+    parent = parent_process()
+    if parent is None or parent.pid is None:  # Not started by Python: torchrun's, say.
+        first = os.getppid()
+        return lambda: os.getppid() == first
+    # Under a fork server the parent is another process than the one that forked this one.
+    if os.getppid() != parent.pid:
+        return parent.is_alive
+    return lambda: os.getppid() == parent.pid
+
+
+def _end_after(is_alive: Callable[[], bool]) -> None:
+    while is_alive():
+        time.sleep(PERIOD)
+    os._exit(1)
+
+
+def _end_when_told(is_alive: Callable[[], bool], parent: int | None) -> None:
+    while is_alive():
+        received = signal.sigtimedwait({signal.SIGTERM}, PERIOD)
+        if received is not None and received.si_pid == parent:
+            break
+    os._exit(0)

@@ -1,0 +1,279 @@
+"""A run that was stopped leaves, once resumed, what one leaves that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from loupe.checkpoint import read_torch
+from loupe.trainer import LoupeTrainer
+from loupe.trainer.signals import StopRequest
+from loupe.trainer.writers import CLOCK
+from tests.trainer.toy import toy_config
+
+# Evaluations at 3, 6 and 9 of 10 steps, checkpoints at 4 and 8.
+PERIODS = ("SOLVER.MAX_ITER", 10, "SOLVER.CHECKPOINT_PERIOD", 4, "TEST.EVAL_PERIOD", 3)
+
+
+def start(folder: Path, *options: Any, resume: bool = False) -> LoupeTrainer:
+    data = str(folder / "manifest.csv")
+    cfg = toy_config(
+        folder,
+        "DATASETS.TEST",
+        (data,),
+        *PERIODS,
+        "SOLVER.EMA_DECAY",
+        0.9,
+        "TEST.PANELS",
+        2,
+        *options,
+    )
+    trainer = LoupeTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    return trainer
+
+
+def left(folder: Path) -> dict[str, Any]:
+    """Everything in the folder of a run that must not depend on when it was stopped."""
+    output = folder / "output"
+    rows = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    events = EventAccumulator(str(output), size_guidance={"scalars": 0, "images": 0}).Reload()
+    return {
+        "files": sorted(path.name for path in output.glob("*model*")),
+        "weights": {
+            path.name: {name: value.tolist() for name, value in read_torch(path)["model"].items()}
+            for path in output.glob("model_*.pth")
+        },
+        "best": json.loads((output / "model_best.json").read_text()),
+        "rows": [{k: v for k, v in row.items() if k not in CLOCK} for row in rows],
+        "curves": {
+            tag: [(event.step, event.value) for event in events.Scalars(tag)]
+            for tag in events.Tags()["scalars"]
+            if tag not in CLOCK
+        },
+        "pictures": {
+            tag: [(event.step, event.encoded_image_string) for event in events.Images(tag)]
+            for tag in events.Tags()["images"]
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    from tests.trainer.toy import write_dataset
+
+    folder = tmp_path_factory.mktemp("whole")
+    write_dataset(folder)
+    (folder / "output").mkdir()
+    start(folder).train()
+    return left(folder)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of ours catches it."""
+
+
+def killed_at(
+    trainer: LoupeTrainer, monkeypatch: pytest.MonkeyPatch, where: str, step: int
+) -> None:
+    """Runs until something is called in an iteration; what is on the disk then, stays."""
+    owner, name = {
+        "step": (trainer._trainer, "run"),
+        "evaluation": (trainer, "test"),
+        "rows": (trainer.writer, "write"),
+        "checkpoint": (trainer.checkpointer, "save"),
+        "best": (trainer.checkpointer, "save_weights"),
+        "average": (trainer.checkpointer, "save_weights"),
+    }[where]
+    called = getattr(owner, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if trainer.iter == step:
+            # The end of the run may call it again.
+            shutil.rmtree(trainer.cfg.OUTPUT_DIR + "-then", ignore_errors=True)
+            shutil.copytree(trainer.cfg.OUTPUT_DIR, trainer.cfg.OUTPUT_DIR + "-then")
+            raise Killed
+        return called(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, call)
+    with pytest.raises(Killed):
+        trainer.train()
+    output = Path(trainer.cfg.OUTPUT_DIR)
+    shutil.rmtree(output)
+    (output.parent / "output-then").rename(output)
+
+
+@pytest.mark.parametrize(
+    ("where", "step"),
+    [
+        *(("step", 1), ("step", 6), ("evaluation", 5), ("evaluation", 10), ("rows", 5)),
+        *(("rows", 10), ("checkpoint", 7), ("checkpoint", 9), ("best", 2), ("average", 10)),
+    ],
+)
+def test_a_killed_run_ends_as_if_it_had_not_been(folder, undisturbed, monkeypatch, where, step):
+    trainer = start(folder)
+    killed_at(trainer, monkeypatch, where, step)
+    start(folder, resume=True).train()
+    found = left(folder)
+    for part, expected in undisturbed.items():
+        assert found[part] == expected, part
+
+
+def test_the_rows_of_an_undisturbed_run_are_counted_once(undisturbed):
+    assert [row["iteration"] for row in undisturbed["rows"]] == [2, 5, 8, 9, 10]
+    assert undisturbed["files"] == [
+        *("model_0000003.pth", "model_0000007.pth", "model_best.json", "model_best.pth"),
+        *("model_final.pth", "model_final_ema.pth"),
+    ]
+
+
+# ---- Signals
+
+
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [
+        (signal.SIGTERM, "step"),
+        (signal.SIGINT, "evaluation"),
+        (signal.SIGUSR1, "last evaluation"),
+    ],
+)
+def test_a_signal_saves_and_ends_the_run_with_the_usual_status(
+    folder, undisturbed, monkeypatch, number, where
+):
+    trainer = start(folder)
+    owner, name, step = {
+        "step": (trainer._trainer, "run", 4),
+        "evaluation": (trainer, "test", 5),
+        "last evaluation": (trainer, "test", 10),
+    }[where]
+    called = getattr(owner, name)
+
+    def call(*arguments: Any) -> Any:
+        if trainer.iter == step:
+            os.kill(os.getpid(), number)
+        return called(*arguments)
+
+    monkeypatch.setattr(owner, name, call)
+    handler = signal.getsignal(number)
+    with pytest.raises(SystemExit) as status:
+        trainer.train()
+    assert status.value.code == 128 + number
+    assert signal.getsignal(number) is handler
+    expected = {4: "model_0000004.pth", 5: "model_0000005.pth", 10: "model_final.pth"}[step]
+    assert (folder / "output" / "last_checkpoint").read_text() == expected
+    rest = start(folder, resume=True)
+    assert rest.start_iter == min(step + 1, 10)
+    rest.train()
+    found = left(folder)
+    for part, expected in undisturbed.items():
+        assert found[part] == expected, part
+
+
+def test_the_same_request_may_come_twice_but_a_second_one_kills(monkeypatch):
+    request = StopRequest()
+    sent = []
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
+    request._note(signal.SIGINT, None)
+    request._note(signal.SIGTERM, None)
+    assert (request.number, sent) == (signal.SIGINT, [])
+    request._since -= 10
+    request._note(signal.SIGTERM, None)
+    assert sent == [signal.SIGTERM]
+
+
+# ---- Child processes
+
+PARENT = """
+import sys, time, torch
+from torch.utils.data import DataLoader
+from loupe.child_processes import serve_parent
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True:
+            yield 1
+
+def begin(worker):
+    serve_parent()
+
+loader = iter(DataLoader(Endless(), num_workers=2, worker_init_fn=begin, timeout=30))
+print(next(loader), flush=True)
+for line in sys.stdin:
+    for _ in range(10):
+        next(loader)
+    print("data", flush=True)
+"""
+
+
+def children_of(pid: int) -> set[int]:
+    lines = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(word) for word in lines}
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for_end(pids: set[int], seconds: float) -> set[int]:
+    """Those that still live after so many seconds."""
+    end = time.monotonic() + seconds
+    while (left := {pid for pid in pids if alive(pid)}) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
+
+
+@pytest.fixture
+def parent():
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+def test_workers_die_with_a_killed_parent(parent):
+    workers = {pid for pid in children_of(parent.pid) if alive(pid)}
+    assert len(workers) >= 2
+    parent.kill()
+    parent.wait()
+    assert wait_for_end(workers, 10) == set()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_workers_serve_on_when_a_signal_reaches_the_whole_group(parent, number):
+    workers = children_of(parent.pid)
+    for pid in workers:
+        os.kill(pid, number)
+    time.sleep(0.5)
+    parent.stdin.write("\n")
+    parent.stdin.flush()
+    assert parent.stdout.readline() == "data\n"
+    parent.stdin.close()
+    assert parent.wait(20) == 0
+    assert wait_for_end(workers, 5) == set()
+
+
+def test_the_state_of_a_run_is_tensors_numbers_and_text_alone(folder):
+    start(folder, "SOLVER.MAX_ITER", 2).train()
+    content = read_torch(folder / "output" / "model_final.pth")
+    assert isinstance(content["trainer"]["step"]["optimizer"]["state"][0]["exp_avg"], torch.Tensor)
