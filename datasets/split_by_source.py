@@ -15,15 +15,16 @@ be trained on where OTHER is tested: `OTHER/manifest.csv --test-share 0 --unseen
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-CASIA_NAMES = r"(ani|arc|art|cha|ind|nat|obj|pla|sec|txt)_?(\d{4,5})"
+from loupe.data.sources.catalog import load_dataset
+from loupe.data.sources.entries import DatasetDict
+from loupe.data.sources.formats.manifest import write_manifest
 
-Row = dict[str, str]
+CASIA_NAMES = r"(ani|arc|art|cha|ind|nat|obj|pla|sec|txt)_?(\d{4,5})"
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -39,86 +40,72 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def photographs(row: Row, pattern: str) -> set[tuple[str, int]]:
+def photographs(entry: DatasetDict, pattern: str) -> set[tuple[str, int]]:
     """Category and number of the photographs that an image was made of.
 
     Numbers are compared as such, so that `ani_0010` of one release and `ani_00010` of another count
     as the same photograph: rather too careful than not enough.
     """
-    return {(kind, int(number)) for kind, number in re.findall(pattern, Path(row["image"]).name)}
+    name = Path(entry["file_name"]).name
+    return {(kind, int(number)) for kind, number in re.findall(pattern, name)}
 
 
-def groups_of(rows: list[Row], pattern: str) -> list[list[Row]]:
-    """Rows connected by photographs, the largest group first.
+def groups_of(entries: Sequence[DatasetDict], pattern: str) -> list[list[DatasetDict]]:
+    """Images connected by photographs, the largest group first.
 
     Raises:
         ValueError: A name tells no photograph.
     """
     group_of: dict[tuple[str, int], int] = {}
-    members: dict[int, list[Row]] = defaultdict(list)
-    for number, row in enumerate(rows):
-        sources = photographs(row, pattern)
+    members: dict[int, list[DatasetDict]] = defaultdict(list)
+    for number, entry in enumerate(entries):
+        sources = photographs(entry, pattern)
         if not sources:
-            raise ValueError(f"{row['image']}: no photograph in its name; give --pattern")
+            raise ValueError(f"{entry['file_name']}: no photograph in its name; give --pattern")
         joined = {group_of[source] for source in sources if source in group_of}
         merged = members[number]
         for other in joined:
             merged += members.pop(other)
-        merged.append(row)
+        merged.append(entry)
         for member in merged:
             group_of |= dict.fromkeys(photographs(member, pattern), number)
-    return sorted(members.values(), key=lambda group: (-len(group), group[0]["image"]))
+    return sorted(members.values(), key=lambda group: (-len(group), group[0]["file_name"]))
 
 
-def split(rows: list[Row], pattern: str, test_share: float) -> tuple[list[Row], list[Row]]:
-    """Training and test rows: each group goes where most images are still wanted."""
-    wanted = {"train": (1 - test_share) * len(rows), "test": test_share * len(rows)}
-    parts: dict[str, list[Row]] = {"train": [], "test": []}
-    for group in groups_of(rows, pattern):
+def split(
+    entries: Sequence[DatasetDict], pattern: str, test_share: float
+) -> tuple[list[DatasetDict], list[DatasetDict]]:
+    """Training and test images: each group goes where most images are still wanted."""
+    wanted = {"train": (1 - test_share) * len(entries), "test": test_share * len(entries)}
+    parts: dict[str, list[DatasetDict]] = {"train": [], "test": []}
+    for group in groups_of(entries, pattern):
         part = max(wanted, key=lambda name: wanted[name] - len(parts[name]))
         parts[part] += group
     return parts["train"], parts["test"]
 
 
-def read(manifest: Path) -> list[Row]:
-    """Rows of a manifest, with paths that hold from anywhere."""
-    with manifest.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        for key in ("image", "mask"):
-            if row.get(key):
-                row[key] = str((manifest.parent / row[key]).resolve())
-    return rows
+def write(entries: Sequence[DatasetDict], folder: Path, name: str) -> None:
+    """Writes a manifest; there may be no images."""
+    manifest = write_manifest(entries, folder, name)
+    forged = sum(entry["label"] == 1 for entry in entries)
+    print(f"{manifest}: {forged} forged, {len(entries) - forged} others")
 
 
-def write(rows: list[Row], columns: list[str], path: Path) -> None:
-    """Writes a manifest with paths relative to it; there may be no rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            paths = {
-                key: os.path.relpath(row[key], path.parent.resolve()) if row.get(key) else ""
-                for key in ("image", "mask")
-            }
-            writer.writerow(row | paths)
-    forged = sum(row["label"] == "1" for row in rows)
-    print(f"{path}: {forged} forged, {len(rows) - forged} authentic")
-
-
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Splits, and filters the other manifests."""
-    arguments = parse_arguments()
-    rows = read(arguments.manifest)
-    train, test = split(rows, arguments.pattern, arguments.test_share)
-    write(train, list(rows[0]), arguments.output / "train.csv")
-    write(test, list(rows[0]), arguments.output / "test.csv")
-    seen = set().union(*(photographs(row, arguments.pattern) for row in train))
-    for manifest in arguments.unseen:
-        rows = read(manifest)
-        unseen = [row for row in rows if not photographs(row, arguments.pattern) & seen]
-        write(unseen, list(rows[0]), arguments.output / f"{manifest.parent.name}_unseen.csv")
+    arguments = parse_arguments(words)
+    try:
+        entries = load_dataset(arguments.manifest)
+        train, test = split(entries, arguments.pattern, arguments.test_share)
+        write(train, arguments.output, "train.csv")
+        write(test, arguments.output, "test.csv")
+        seen = set().union(*(photographs(entry, arguments.pattern) for entry in train))
+        for manifest in arguments.unseen:
+            entries = load_dataset(manifest)
+            unseen = [e for e in entries if not photographs(e, arguments.pattern) & seen]
+            write(unseen, arguments.output, f"{manifest.parent.name}_unseen.csv")
+    except (ValueError, FileExistsError) as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -88,3 +88,11 @@ def test_markdown_escapes_what_is_markup_or_ends_a_cell():
 
 def test_a_markdown_table_has_a_line_for_each_row():
     assert markdown_table(["a", "b|"], [[1, None]]) == "| a | b\\| |\n|---|---:|\n| 1 |  |\n"
+
+
+def test_names_of_any_bytes_survive_in_tables_and_json(tmp_path: Path):
+    name = os.fsdecode(b"caf\xe9.png")
+    write_csv(tmp_path / "a.csv", ["file"], [[name]])
+    write_json(tmp_path / "a.json", {"file": name})
+    assert (tmp_path / "a.csv").read_bytes() == b"file\ncaf\xe9.png\n"
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"file": name}

@@ -20,6 +20,7 @@ from typing import IO, Any
 
 # Spreadsheets take a cell that begins so for a formula.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager
@@ -45,7 +46,10 @@ def replacing(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
     try:
-        options: dict[str, Any] = {"encoding": "utf-8", "newline": ""} if text else {}
+        # Names of files need not be UTF-8: their bytes are written as they are.
+        options: dict[str, Any] = (
+            {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""} if text else {}
+        )
         with os.fdopen(handle, "w" if text else "wb", **options) as file:
             yield file
             file.flush()
@@ -92,7 +96,9 @@ def write_text(path: str | Path, content: str) -> None:
 def write_json(path: str | Path, content: Any, *, indent: int | None = 1) -> None:
     """Writes JSON that every reader takes: see `plain`."""
     text = json.dumps(plain(content), indent=indent, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    # What is no UTF-8 in names of files is escaped, since JSON must be UTF-8.
+    escaped = _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    write_text(path, escaped + "\n")
 
 
 def plain(value: Any) -> Any:

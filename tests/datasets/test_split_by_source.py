@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from loupe.data.sources.catalog import load_dataset
+from loupe.data.sources.entries import make_dataset_dict
 from tests.scripts import load_script
 
 
@@ -16,8 +18,8 @@ def script() -> ModuleType:
     return load_script("datasets/split_by_source.py")
 
 
-def rows(*names: str) -> list[dict[str, str]]:
-    return [{"image": name, "mask": "", "label": "0"} for name in names]
+def rows(*names: str) -> list[dict]:
+    return [make_dataset_dict(name, name, label=0) for name in names]
 
 
 def test_images_connected_through_others_stay_together(script: ModuleType) -> None:
@@ -35,7 +37,9 @@ def test_no_photograph_is_in_both_parts_and_no_image_is_lost(script: ModuleType)
         for part in (train, test)
     ]
     assert not seen[0] & seen[1]
-    assert sorted(row["image"] for row in train + test) == sorted(row["image"] for row in images)
+    assert sorted(row["file_name"] for row in train + test) == sorted(
+        row["file_name"] for row in images
+    )
     assert 0.2 < len(test) / len(images) < 0.4
 
 
@@ -56,9 +60,9 @@ def test_written_manifests_point_to_the_images_and_leave_seen_photographs_out(
     words = ["split", "first/manifest.csv", "--output", "out", "--unseen", "second/manifest.csv"]
     monkeypatch.setattr(sys, "argv", words)
     script.main()
-    train = script.read(tmp_path / "out" / "train.csv")
-    unseen = script.read(tmp_path / "out" / "second_unseen.csv")
-    assert Path(train[0]["image"]).parent == tmp_path / "first" / "images"
+    train = load_dataset(tmp_path / "out" / "train.csv")
+    unseen = load_dataset(tmp_path / "out" / "second_unseen.csv")
+    assert Path(train[0]["file_name"]).parent.resolve() == tmp_path / "first" / "images"
     assert len(unseen) == 11 - len(train)
 
 
@@ -77,3 +81,16 @@ def test_nothing_need_be_left_for_testing(
     unseen = (tmp_path / "out" / "train_unseen.csv").read_text()
     assert "train_cha_00005" in unseen
     assert "ani_00001" not in unseen
+
+
+def test_masks_survive_the_split_those_of_wholly_forged_images_too(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "all.csv").write_text(
+        "image,mask,label\nani_00001.jpg,*,1\nani_00002.jpg,m.png,1\nani_00003.jpg,,1\n"
+    )
+    script.main([str(tmp_path / "all.csv"), "--output", str(tmp_path / "out"), "--test-share", "0"])
+    whole, masked, unknown = load_dataset(tmp_path / "out/train.csv")
+    assert whole["wholly_forged"]
+    assert Path(masked["mask_file_name"]).resolve() == tmp_path / "m.png"
+    assert (unknown["mask_file_name"], unknown["label"]) == (None, 1)

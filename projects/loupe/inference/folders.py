@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from loupe.data.sources.files import list_images
+from loupe.data.sources.files import RESULT_FOLDERS, RESULT_TABLES, list_images, result_names
 
 # What a run writes into its folder.
-TABLE, UNFINISHED_TABLE = "predictions.csv", "predictions.unfinished.csv"
-PICTURES = ("maps", "masks", "overlays")
+TABLE, UNFINISHED_TABLE = RESULT_TABLES
+PICTURES = RESULT_FOLDERS
 _LOCK = ".loupe.lock"
 
 
@@ -59,7 +58,7 @@ def find_images(inputs: str | Path | Sequence[str | Path]) -> dict[str, str]:
     unique = {os.path.abspath(file): file for file in reversed(files)}
     root = os.path.commonpath(roots)
     below = {os.path.relpath(path, root): file for path, file in unique.items()}
-    names = _result_names(list(reversed(below)))
+    names = result_names(list(reversed(below)))
     return {below[path]: name for path, name in names.items()}
 
 
@@ -73,18 +72,6 @@ def _expanded(place: str) -> list[str]:
     if not found:
         raise ValueError(f"{place}: no file fits the pattern; check it")
     return found
-
-
-def _result_names(paths: Sequence[str]) -> dict[str, str]:
-    """Each path without its ending, where that tells it apart."""
-    whole: set[str] = set()
-    while True:
-        names = {path: path if path in whole else os.path.splitext(path)[0] for path in paths}
-        counts = Counter(names.values())
-        taken = {path for path, name in names.items() if counts[name] > 1} - whole
-        if not taken:
-            return names
-        whole |= taken
 
 
 @contextmanager

@@ -178,6 +178,12 @@ def test_another_content_has_other_masks(write):
         ([[[0, 0, 9, 0, 9, 9]]], {"height": None}, "image 7 has no 'height'"),
         ([], {"file_name": None}, "image 7 has no 'file_name'"),
         ([[[0, 0, 9, 0, 9, 9]]], {"label": 0}, "label 0 and 1 annotations"),
+        ([[[0, 0, 9e9, 0, 9e9, 9e9]]], {}, "a polygon reaches far outside"),
+        ([[[0, 0, 9, 0, 9, 9]]], {"height": 10**6, "width": 10**6}, "more than 178956970 pixels"),
+        ([[[0, 0, 9, 0, 9, 9]]], {"height": "30"}, "its size is"),
+        ([{"size": [HEIGHT, WIDTH], "counts": [5, 10**9]}], {}, "image 7: "),
+        ([], {"label": "fake"}, "image 7: the label is 'fake'"),
+        ([], {"id": [7]}, "an image has no 'id'"),
         ([[[0, 0, 9, 0, 9, 9]]], {"id": 8}, "name 1 images that are not listed"),
     ],
 )

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from loupe.data.sources.catalog import load_dataset
+from loupe.data.sources.catalog import list_path, load_dataset
 from loupe.data.sources.entries import DatasetError
 
 
@@ -135,6 +136,59 @@ def test_faulty_manifest_is_refused_with_its_line(tmp_path, text, message):
         load_dataset(tmp_path / "m.csv")
 
 
+LINES = "image{0}mask{0}label{0}note\nimäges/a.png{0}m.png{0}1{0}x\nb.png{0}{0}0{0}\n"
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "encoding"),
+    [
+        *((",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-16"), ("|", "utf-8")),
+        (",", "latin-1"),
+    ],
+)
+def test_manifests_as_spreadsheets_save_them_are_read(tmp_path, delimiter, encoding, caplog):
+    touch(tmp_path, "imäges/a.png")
+    text = LINES.format(delimiter).replace("\n", "\r\n")
+    (tmp_path / "m.csv").write_bytes(text.encode(encoding))
+    forged, authentic = load_dataset(tmp_path / "m.csv")
+    assert forged["file_name"] == str(tmp_path / "imäges/a.png")
+    assert (forged["label"], forged["mask_file_name"]) == (1, str(tmp_path / "m.png"))
+    assert authentic["label"] == 0
+    assert "columns that are ignored: note" in caplog.text
+
+
+def test_a_manifest_of_names_that_are_no_text_is_read(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    touch(tmp_path, name)
+    (tmp_path / "m.csv").write_bytes(b"image\ncaf\xe9.png\n")
+    (entry,) = load_dataset(tmp_path / "m.csv")
+    assert entry["file_name"] == str(tmp_path / name)
+
+
+def test_windows_paths_of_a_manifest_are_read(tmp_path):
+    (tmp_path / "m.csv").write_text("image,mask\nimages\\a.png,masks\\a.png\n")
+    (entry,) = load_dataset(tmp_path / "m.csv")
+    assert entry["file_name"] == str(tmp_path / "images/a.png")
+    assert entry["mask_file_name"] == str(tmp_path / "masks/a.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"image\na.png\ncaf\xe9.png\n", "line 3: it is not UTF-8, and read as Latin-1"),
+        (b"image\na.png\nC:\\x\\b.png\n", r"line 3: C:.x.b\.png is on another machine"),
+        ("image\na.png\n".encode("utf-16-le"), "line 1 is no text in UTF-8"),
+        (b"image\na.png\nb\0.png\n", "line 1 is no text|line 3: image is"),
+        (b"image\n" + b"a.png\n" * 2000 + b"b\0.png\n", "line 2002: image is"),
+        (b"image\n" + b"x" * 200_000, "line 2 is no CSV .*field larger"),
+    ],
+)
+def test_a_line_that_cannot_be_told_is_named(tmp_path, content, message):
+    (tmp_path / "m.csv").write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"m\.csv: .*{message}|m\.csv: {message}"):
+        list_path(tmp_path / "m.csv").strict(tmp_path / "m.csv")
+
+
 def test_unknown_list_file_is_refused(tmp_path):
     touch(tmp_path, "list.xlsx")
     with pytest.raises(DatasetError, match=r"must be \.csv"):
@@ -192,7 +246,15 @@ def test_mvss_text_is_read(tmp_path):
         ("a.json", "{", "not JSON"),
         ("a.json", '"text"', "must be a list"),
         ("a.json", "[3]", "entry 0: it is '3'"),
+        ("a.json", '[["a.png", 3]]', "entry 0: image is 'a.png' and mask is 3"),
+        ("a.json", '[["a.png", ""], {"path": 3}]', "entry 1: image is 3"),
+        ("a.json", '[{"path": "a.png", "label": 2}]', "entry 0: the label is 2"),
+        ("a.json", '[{"path": "a.png", "label": -1}]', "entry 0: the label is -1"),
+        ("a.json", '[{"path": "a.png", "label": "fake"}]', "entry 0: the label is 'fake'"),
+        ("a.json", '[{"path": "a.png", "label": [1]}]', "entry 0: the label is"),
+        ("a.json", "[" * 100_000, "not JSON"),
         ("a.txt", "only two\n", "line 1: it is 'only two'"),
+        ("a.txt", "a.png None 2\n", "line 1: the label is '2'"),
     ],
 )
 def test_faulty_list_is_refused_with_its_place(tmp_path, name, text, message):

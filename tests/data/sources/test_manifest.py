@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -48,3 +50,11 @@ def test_existing_manifest_is_kept(entries, tmp_path):
     write_manifest(entries, tmp_path / "out")
     with pytest.raises(FileExistsError, match="remove it or choose another"):
         write_manifest(entries, tmp_path / "out")
+
+
+def test_names_of_any_kind_are_read_back(tmp_path, save):
+    names = [os.fsdecode(b"caf\xe9.png"), "=1+1.png", "-a,b.png", "a 'b'\".png", "new\nline.png"]
+    entries = [make_dataset_dict(save(tmp_path / name), name, label=0) for name in names]
+    read = load_dataset(write_manifest(entries, tmp_path))
+    assert [entry["file_name"] for entry in read] == [entry["file_name"] for entry in entries]
+    assert "\n=" not in (tmp_path / "manifest.csv").read_text(errors="surrogateescape")

@@ -87,6 +87,18 @@ def test_faults_are_refused_by_name(write, columns, message):
     assert str(error.value).startswith(str(path))
 
 
+@pytest.mark.parametrize(
+    "columns", [{"image": ["x" * 1_000_000] * 200}, {"image": [None] * 20_000_000}]
+)
+def test_a_small_file_that_unpacks_to_much_is_refused_by_its_metadata(tmp_path, columns):
+    path = tmp_path / "bomb.parquet"
+    options = {"use_dictionary": False, "compression": "zstd", "row_group_size": 20_000_000}
+    pq.write_table(pa.table(columns, schema=pa.schema({"image": pa.string()})), path, **options)
+    assert path.stat().st_size < 50_000
+    with pytest.raises(DatasetError, match=r"bomb\.parquet: \d+ bytes unpack to"):
+        load_dataset(path)
+
+
 def test_embedded_images_are_unpacked_byte_for_byte(write, tmp_path):
     images = [embed(10, "JPEG"), embed(20)]
     path = write(path=["x/a.jpg", "../b.png"], image=images, mask=[embed(255, mode="L"), None])

@@ -22,8 +22,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 # Folder of what is made once from data sets and kept.
 CACHE_VARIABLE = "LOUPE_CACHE"
-# What an earlier run of `tools/predict.py` has written, beside its table.
-RESULT_TABLE = "predictions.csv"
+# What `loupe predict` writes.
+RESULT_TABLES = ("predictions.csv", "predictions.unfinished.csv")
 RESULT_FOLDERS = ("maps", "masks", "overlays")
 # First bytes of files that are images, whatever they are called.
 _MAGIC = (
@@ -160,8 +160,8 @@ def _shortened(path: str, name: str) -> str:
 def _walk(root: str, prefix: str, above: frozenset[tuple[int, int]], found: Found) -> None:
     """Adds what lies in a folder; `above` are that folder and those that it lies in."""
     folder = os.path.join(root, prefix)
-    has_results = os.path.isfile(os.path.join(folder, RESULT_TABLE)) and os.path.isdir(
-        os.path.join(folder, RESULT_FOLDERS[0])
+    has_results = os.path.isdir(os.path.join(folder, RESULT_FOLDERS[0])) and any(
+        os.path.isfile(os.path.join(folder, table)) for table in RESULT_TABLES
     )
     try:
         # os.scandir: listing 1.5 million files must not call stat on each.

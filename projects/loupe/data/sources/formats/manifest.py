@@ -122,7 +122,7 @@ def read_rows(path: Path, header: Header) -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, [read_cell(cell) for cell in cells]
         except (csv.Error, UnicodeError) as error:
             raise DatasetError(
-                f"{path}: line {reader.line_num + 1} is no CSV ({error}); save it in UTF-8"
+                f"{path}: line {reader.line_num} is no CSV ({error}); save it in UTF-8"
             ) from None
 
 
