@@ -30,6 +30,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ SMALLEST_CACHED = 20_000
 # What has changed so recently may change again without showing it: file systems' clocks are coarse.
 SETTLED_NS = 2_000_000_000
 
+_ROWS_AT_ONCE = 1 << 16
 # Split at their last slash, since few folders hold many files.
 _PATHS = ("file_name", "mask_file_name", "image_id")
 # Few different values each.
@@ -167,10 +169,9 @@ def make_index(entries: Sequence[DatasetDict]) -> DatasetIndex | None:
         "wholly_forged": pa.array([bool(e.get("wholly_forged")) for e in entries], pa.bool_()),
     }
     for name in _PATHS:
-        split = [e[name] if e[name] is None else e[name].rpartition("/") for e in entries]
-        folders = _texts(parts and parts[0] + parts[1] for parts in split)
+        folders = _texts(e[name] and e[name][: e[name].rfind("/") + 1] for e in entries)
         columns[f"{name}.folder"] = folders.dictionary_encode()
-        columns[name] = _texts(parts and parts[2] for parts in split)
+        columns[name] = _texts(e[name] and e[name][e[name].rfind("/") + 1 :] for e in entries)
     for name in _CODES:
         columns[name] = _texts(e.get(name, "") for e in entries).dictionary_encode()
     return DatasetIndex(pa.RecordBatch.from_pydict(columns))
@@ -185,9 +186,12 @@ def _fits(entry: DatasetDict) -> bool:
 
 
 def _texts(values: Iterator[str | None]) -> pa.Array:
-    # As bytes: names need not be UTF-8.
-    encoded = [None if v is None else v.encode("utf-8", "surrogatepass") for v in values]
-    return pa.array(encoded, pa.large_binary())
+    # As bytes, since names need not be UTF-8; in parts, since their list takes more than they do.
+    parts = [pa.array([], pa.large_binary())]
+    while part := list(islice(values, _ROWS_AT_ONCE)):
+        encoded = [None if v is None else v.encode("utf-8", "surrogatepass") for v in part]
+        parts.append(pa.array(encoded, pa.large_binary()))
+    return pa.concat_arrays(parts)
 
 
 def cached_index(
