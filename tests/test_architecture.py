@@ -30,7 +30,10 @@ MAY_IMPORT = {
     "visualization": {"structures"},
     "doctor": {"data.sources", "data.images"},
     "challenge": {"structures", "data.sources", "data.images", "evaluation"},
-    "robustness": {"structures", "data.sources", "data.images", "data.training", "evaluation"},
+    "robustness": {
+        *("structures", "modeling", "evaluation"),
+        *("data.sources", "data.images", "data.training"),
+    },
     "adaptation": {"structures", "modeling"},
     "inference": {
         *("structures", "config", "checkpoint", "model_zoo", "modeling"),

@@ -10,12 +10,14 @@ import cv2
 import pytest
 import torch
 from detectron2.modeling import build_model
+from PIL import Image
 
 from loupe.checkpoint import save_weights
 from loupe.commands import adapt, predict
 from loupe.config import load_config
 from loupe.data.sources.synthetic import make_sample
 from loupe.inference import LoupePredictor
+from loupe.modeling.loupe import Loupe
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quick" / "loupe_adapt.yaml"
 SMALL = [
@@ -34,6 +36,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"deep/{index}.png" if index % 3 == 0 else f"{index}.png"
         cv2.imwrite(str(root / "images" / name), image[..., ::-1])
     (root / "images" / "3.png").write_bytes(b"no image at all")
+    turned = Image.open(root / "images" / "2.png").crop((0, 0, 40, 64))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(root / "images" / "2.png", exif=exif)
     torch.manual_seed(0)
     weights = build_model(load_config(CONFIG, SMALL)).state_dict()
     save_weights(weights, root / "base.pth")
@@ -67,6 +73,8 @@ def test_every_image_is_answered_and_a_bad_one_ends_nothing(
     summary = json.loads((tmp_path / "adaptation.json").read_text())
     assert (summary["mode"], summary["images"], summary["steps"]) == (mode, 6, 2)
     assert (tmp_path / "model_adapted.pth").exists() == (mode != "episodic")
+    # Stored as 40 x 64, looked at as 64 x 40.
+    assert cv2.imread(str(tmp_path / "maps" / "2.png")).shape == (40, 64, 3)
 
 
 def test_without_learning_it_writes_what_predict_writes(folder: Path, tmp_path: Path):
@@ -114,3 +122,18 @@ def test_no_item_that_reaches_adaptation_has_a_truth(folder: Path):
 def test_a_mode_is_asked_for(folder: Path, tmp_path: Path, capsys):
     assert run(folder, tmp_path, "ADAPTATION.MODE", "none") == 2
     assert "ADAPTATION.MODE is none: add" in capsys.readouterr().err
+
+
+def test_an_image_that_the_model_fails_on_is_lost_alone(folder: Path, tmp_path: Path, monkeypatch):
+    real = Loupe.classify
+
+    def failing(self, batch):
+        if any(item["file_name"].endswith("4.png") for item in batch if "image" in item):
+            raise MemoryError("too much")
+        return real(self, batch)
+
+    monkeypatch.setattr(Loupe, "classify", failing)
+    assert run(folder, tmp_path) == 1
+    errors = {Path(row["file"]).name: row["error"] for row in table(tmp_path) if row["error"]}
+    assert errors.keys() == {"3.png", "4.png"}
+    assert "the model failed on it (MemoryError: too much)" in errors["4.png"]

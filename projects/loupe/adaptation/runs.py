@@ -13,13 +13,17 @@ from detectron2.config import CfgNode
 
 from loupe.adaptation.settings import AdaptationSettings
 from loupe.adaptation.steps import TestTimeAdaptation
+from loupe.modeling.guarded import without_failing
 from loupe.modeling.loupe import ClassifiedBatch
 
 logger = logging.getLogger(__name__)
 
 MODES = ("none", "offline", "online", "episodic")
 # All of an item that the model is shown: no label, no mask, whatever else the item holds.
-SHOWN = ("file_name", "image_id", "image", "valid_size", "height", "width", "window", "error")
+SHOWN = (
+    *("file_name", "image_id", "image", "valid_size", "height", "width", "window", "orientation"),
+    "error",
+)
 
 Batch = list[dict[str, Any]]
 Loader = Iterable[Batch]
@@ -155,7 +159,10 @@ def _answer(
 
 @torch.no_grad()
 def _perceive(adaptation: TestTimeAdaptation, group: list[Batch]) -> list[ClassifiedBatch | None]:
-    return [adaptation.model.classify(_shown(batch)) for batch in group]
+    def classify(batch: Batch) -> ClassifiedBatch | None:
+        return adaptation.model.classify(_shown(batch))
+
+    return [without_failing(classify, batch) for batch in group]
 
 
 def _shown(batch: Batch) -> Batch:

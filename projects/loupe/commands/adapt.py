@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from loupe.adaptation import TestTimeAdaptation
-    from loupe.structures import Prediction
+    from loupe.inference import FilePrediction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def predictions(
     cfg: CfgNode, adaptation: TestTimeAdaptation, loader: DataLoader
-) -> Iterator[tuple[str, Prediction | str]]:
-    """Adapts; yields each file and its prediction, or the reason why it has none."""
+) -> Iterator[FilePrediction]:
+    """Adapts; yields what came of each file."""
     from loupe.adaptation import adapted_predictions
     from loupe.inference import named_predictions
     from loupe.trainer.evaluation import adaptation_schedule

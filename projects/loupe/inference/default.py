@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
-
-import numpy as np
 
 from loupe.config import load_config
-from loupe.inference.predictor import LoupePredictor
+from loupe.inference.predictor import ImageSource, LoupePredictor
 from loupe.model_zoo import CONFIGS
 from loupe.structures import Prediction
 
@@ -19,11 +16,11 @@ def default_predictor() -> LoupePredictor:
     return LoupePredictor(load_config(CONFIGS / "loupe_tiny.yaml"))
 
 
-def predict(image: np.ndarray | str | Path) -> Prediction:
+def predict(image: ImageSource) -> Prediction:
     """Says how probable it is that a photograph was forged, and where.
 
     Args:
-        image: A path, or an (H, W, 3) uint8 RGB array.
+        image: See `LoupePredictor`.
 
     Raises:
         ValueError: It is no image, or a damaged one; the message says which and why.

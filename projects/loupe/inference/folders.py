@@ -90,8 +90,8 @@ def output_folder(output: str | Path, inputs: Sequence[str | Path] = ()) -> Iter
             or holds pictures that no earlier run has written.
     """
     folder = Path(output)
-    _refuse_inside(folder, inputs)
     _refuse_links(folder)
+    _refuse_inside(folder, inputs)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / _LOCK, timeout=0)

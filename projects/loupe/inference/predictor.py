@@ -5,19 +5,21 @@ H W pixels of an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import io
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from PIL import Image
 
 import loupe.modeling  # noqa: F401  Registers the meta-architecture with Detectron2.
 from loupe.checkpoint import load_into, load_weights
 from loupe.data.images.decoding import read_picture
-from loupe.data.images.orientation import UPRIGHT
+from loupe.data.images.orientation import ORIENTATIONS, UPRIGHT
 from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.training.loaders import EvaluationDataset, start_worker
@@ -25,8 +27,26 @@ from loupe.data.training.steady import SteadyLoader
 from loupe.modeling.guarded import guarded
 from loupe.structures import Prediction
 
-# File and prediction, or file and the reason why there is none.
-Named = tuple[str, Prediction | str]
+_ORIENTATION_TAG = 0x0112  # Of EXIF.
+
+# What an image can be taken from.
+ImageSource = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
+
+
+class FilePrediction(NamedTuple):
+    """What came of one file.
+
+    Attributes:
+        file: As it was given.
+        prediction: None where there is none.
+        error: Why there is none; "" otherwise.
+        warnings: What must be said of the file, such as "damaged inside".
+    """
+
+    file: str
+    prediction: Prediction | None
+    error: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class LoupePredictor:
@@ -61,26 +81,25 @@ class LoupePredictor:
         self.mapper = ForgeryDatasetMapper(cfg, is_train=False)
 
     @torch.no_grad()
-    def __call__(self, image: np.ndarray | str | Path) -> Prediction:
+    def __call__(self, image: ImageSource) -> Prediction:
         """Predicts one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or a file.
+            image: A path, the bytes of a file, a file opened in binary mode, a PIL image, or an
+                (H, W, 3) uint8 RGB array.
 
         Raises:
             UnreadableImageError: The file is no readable image.
-            ValueError: The array is of another kind.
+            TypeError, ValueError: It is something else.
         """
-        pixels, orientation = image, UPRIGHT
-        if not isinstance(image, np.ndarray):
-            pixels, _, orientation, _ = read_picture(image)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(f"image is {pixels.dtype} {pixels.shape}; give uint8 (H, W, 3) RGB")
+        pixels, orientation = pixels_of(image)
         (output,) = self.model([self.mapper.map_image(pixels, orientation=orientation)])
         return _prediction(output)
 
     @torch.no_grad()
-    def predict_files(self, files: Sequence[str | Path], workers: int = 0) -> Iterator[Named]:
+    def predict_files(
+        self, files: Sequence[str | Path], workers: int = 0
+    ) -> Iterator[FilePrediction]:
         """Predicts many files, in order, in batches of TEST.IMS_PER_BATCH.
 
         Args:
@@ -102,7 +121,7 @@ class LoupePredictor:
         """
         entries = [make_dataset_dict(file, str(file), label=None) for file in files]
         return SteadyLoader(
-            EvaluationDataset(entries, GuardedMapper(self.mapper)),
+            EvaluationDataset(entries, self.mapper),
             batch_size=self.cfg.TEST.IMS_PER_BATCH,
             num_workers=workers,
             collate_fn=list,
@@ -110,29 +129,58 @@ class LoupePredictor:
         )
 
 
-class GuardedMapper:
-    """A mapper whose failure on one file is that file's "error", whatever was raised."""
-
-    def __init__(self, mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        """Takes the mapper."""
-        self.mapper = mapper
-
-    def __call__(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The item, or one with its error."""
-        try:
-            return self.mapper(entry)
-        except Exception as error:  # Decoders raise whatever their libraries do.
-            reason = f"{type(error).__name__}: {error}".rstrip(": ")
-            identity = {"file_name": entry["file_name"], "image_id": entry["image_id"]}
-            return identity | {"error": f"{entry['file_name']}: cannot be read ({reason})"}
-
-
 def named_predictions(
     batch: list[dict[str, Any]], outputs: list[dict[str, Any]]
-) -> Iterator[Named]:
+) -> Iterator[FilePrediction]:
     """Each item's file and what the model gave for it, or the reason why it gave nothing."""
     for item, output in zip(batch, outputs, strict=True):
-        yield item["file_name"], output.get("error") or _prediction(output)
+        prediction = None if "error" in output else _prediction(output)
+        yield FilePrediction(
+            item["file_name"], prediction, output.get("error", ""), item.get("warnings", ())
+        )
+
+
+def pixels_of(image: ImageSource) -> tuple[np.ndarray, int]:
+    """Pixels as they are stored, (H, W, 3) uint8 RGB, and the EXIF orientation.
+
+    Raises:
+        UnreadableImageError: It is no readable image.
+        TypeError, ValueError: It is nothing that an image could be taken from.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"image is {image.dtype} {image.shape}; give uint8 (H, W, 3) RGB")
+        return image, UPRIGHT
+    if isinstance(image, Image.Image):
+        return _pixels_of_pillow(image)
+    if hasattr(image, "read"):
+        image = image.read()
+    if isinstance(image, bytearray | memoryview):
+        image = bytes(image)
+    if not isinstance(image, str | Path | bytes):
+        raise TypeError(
+            f"image is a {type(image).__name__}; give a path, bytes, a file opened in binary mode, "
+            "a PIL image or an (H, W, 3) uint8 RGB array"
+        )
+    picture = read_picture(image)
+    return picture.pixels, picture.orientation
+
+
+def _pixels_of_pillow(image: Image.Image) -> tuple[np.ndarray, int]:
+    """Pixels of a PIL image of any mode: converted by the one door that files pass, too."""
+    try:
+        image.load()
+        orientation = image.getexif().get(_ORIENTATION_TAG, UPRIGHT)
+    except Exception as error:  # Decoders raise whatever their authors thought of.
+        raise ValueError(f"the PIL image cannot be decoded ({error}); give its file") from error
+    orientation = orientation if orientation in ORIENTATIONS else UPRIGHT
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.mode == "RGB":
+        return np.asarray(image), orientation
+    content = io.BytesIO()
+    image.copy().save(content, "TIFF")
+    return read_picture(content.getvalue(), name="the PIL image").pixels, orientation
 
 
 def _prediction(output: dict[str, Any]) -> Prediction:

@@ -12,16 +12,16 @@ import numpy as np
 
 from loupe.data.images.decoding import read_image
 from loupe.inference.folders import TABLE, UNFINISHED_TABLE
-from loupe.inference.predictor import Named
+from loupe.inference.predictor import FilePrediction
 from loupe.structures import THRESHOLD, Prediction
 from loupe.visualization import overlay
 from loupe.writing import guard_cell, write_bytes
 
-COLUMNS = ("file", "probability", "error")
+COLUMNS = ("file", "probability", "error", "warning")
 
 
 def write_predictions(
-    predictions: Iterable[Named],
+    predictions: Iterable[FilePrediction],
     names: dict[str, str],
     output: str | Path,
     *,
@@ -33,7 +33,7 @@ def write_predictions(
     finished; in the end it gets its own. An interrupted run loses nothing of what it has.
 
     Args:
-        predictions: File and prediction, or file and the reason why there is none.
+        predictions: What came of each file.
         names: Name of each file's results.
         output: Folder to write to.
         overlays: Whether to draw overlays, which reads every image once more.
@@ -49,8 +49,8 @@ def write_predictions(
     with unfinished.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
-        for image, prediction in predictions:
-            row = _write_one(output, image, names[image], prediction, overlays)
+        for one in predictions:
+            row = _write_one(output, names[one.file], one, overlays)
             failed += bool(row[2])
             done += not row[2]
             table.writerow([guard_cell(cell) for cell in row])
@@ -61,20 +61,23 @@ def write_predictions(
 
 
 def _write_one(
-    output: Path, image: str, name: str, prediction: Prediction | str, overlays: bool
-) -> tuple[str, str, str]:
+    output: Path, name: str, one: FilePrediction, overlays: bool
+) -> tuple[str, str, str, str]:
     """Writes the pictures of one image; returns its row."""
-    if isinstance(prediction, str):
-        return image, "", prediction
+    image, prediction, error, warnings = one
+    warning = "; ".join(warnings)
+    if prediction is None:
+        return image, "", error, warning
     try:
         pictures = _pictures(image, prediction, overlays)
-    except Exception as error:  # The image was replaced meanwhile, or the memory is full.
-        return image, "", f"{image}: cannot be drawn ({type(error).__name__}: {error})"
+    except Exception as fault:  # The image was replaced meanwhile, or the memory is full.
+        error = f"{image}: cannot be drawn ({type(fault).__name__}: {fault})"
+        return image, "", error, warning
     for folder, picture in pictures.items():
         encoded, data = cv2.imencode(".png", picture)
         assert encoded, image
         write_bytes(output / folder / f"{name}.png", data.tobytes())
-    return image, f"{prediction.score:.6f}", ""
+    return image, f"{prediction.score:.6f}", "", warning
 
 
 def _pictures(image: str, prediction: Prediction, overlays: bool) -> dict[str, np.ndarray]:

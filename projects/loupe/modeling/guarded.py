@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 _logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
+Result = TypeVar("Result")
 
 
 def guarded(model: Callable[[Batch], Batch]) -> Callable[[Batch], Batch]:
@@ -20,7 +21,7 @@ def guarded(model: Callable[[Batch], Batch]) -> Callable[[Batch], Batch]:
     Args:
         model: Batch items -> one output for each.
     """
-    told: list[Exception] = []
+    told: list[str] = []
 
     def predict(batch: Batch) -> Batch:
         try:
@@ -30,9 +31,36 @@ def guarded(model: Callable[[Batch], Batch]) -> Callable[[Batch], Batch]:
                 return [output for item in batch for output in predict([item])]
             if not told:
                 _logger.warning("the model failed on an image", exc_info=error)
-            told.append(error)
-            name = batch[0].get("file_name", "an image")
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            return [{"error": f"{name}: the model failed on it ({reason})"}]
+            told.append(_reason(batch[0], error))
+            return [{"error": told[-1]}]
 
     return predict
+
+
+def without_failing(call: Callable[[Batch], Result], batch: Batch) -> Result:
+    """Calls a part of the model on a batch, without the images that it fails on.
+
+    Those lose their "image" and get an "error", in place: items as the mapper gives them for files
+    that cannot be read.
+
+    Args:
+        call: Takes items, with or without "image".
+        batch: Items of the dataset mapper.
+    """
+    try:
+        return call(batch)
+    except Exception as error:
+        _logger.warning("the model failed on a batch", exc_info=error)
+    for item in batch:
+        if "image" in item:
+            try:
+                call([item])
+            except Exception as error:
+                item["error"] = _reason(item, error)
+                del item["image"]
+    return call(batch)
+
+
+def _reason(item: dict[str, Any], error: Exception) -> str:
+    first = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"{item.get('file_name', 'an image')}: the model failed on it ({first})"

@@ -17,6 +17,7 @@ from loupe.evaluation.evaluator import ForgeryEvaluator
 from loupe.evaluation.metrics import METRICS
 from loupe.evaluation.predictions import find_predictions
 from loupe.evaluation.scoring import ScoringOptions, score_predictions
+from loupe.modeling.guarded import guarded
 from loupe.robustness.curves import areas, draw, point_report, write_tables
 from loupe.robustness.degraded import DegradingMapper
 from loupe.robustness.points import (
@@ -86,8 +87,9 @@ class ModelDetector:
             collate_fn=list,
             worker_init_fn=start_worker,
         )
+        model = guarded(self.predictor.model)
         for batch in loader:
-            for item, prediction in zip(batch, self.predictor.model(batch), strict=True):
+            for item, prediction in zip(batch, model(batch), strict=True):
                 try:
                     evaluator.process([item], [prediction])
                 except ValueError as error:

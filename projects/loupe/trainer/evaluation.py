@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
 from torch import nn
 
 from loupe.adaptation import adapt_and_evaluate, safe_target
 from loupe.adaptation.runs import adaptation_of
 from loupe.checkpoint import save_weights
+from loupe.modeling.guarded import guarded
 from loupe.solver import warmup_stable_decay
 from loupe.trainer.step import Batch
 
@@ -44,7 +45,8 @@ def evaluate_model(
         ValueError: the adapted weights would overwrite those that adaptation starts from.
     """
     if cfg.ADAPTATION.MODE == "none":
-        return inference_on_dataset(model, loader, evaluator)
+        with inference_context(model):
+            return inference_on_dataset(guarded(model), loader, evaluator)
     folder = Path(cfg.OUTPUT_DIR)
     target = safe_target(folder / f"model_adapted{suffix}.pth", cfg.MODEL.WEIGHTS)
     # A copy, so that each of several test sets starts from the weights as they were trained.

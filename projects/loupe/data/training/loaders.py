@@ -92,8 +92,11 @@ class EvaluationDataset(Dataset):
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Item:
-        """The item of one image."""
-        return self.mapper(self.entries[index])
+        """The item of one image; whatever a decoder raises is its error."""
+        try:
+            return self.mapper(self.entries[index])
+        except (MemoryError, RuntimeError, OSError, cv2.error) as error:
+            return self.without(index, f"cannot be read ({type(error).__name__}: {error})")
 
     def without(self, index: int, reason: str) -> Item:
         """The item of an image that cannot be read for that reason."""
