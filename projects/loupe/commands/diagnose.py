@@ -31,21 +31,22 @@ def run(arguments: argparse.Namespace) -> int:
     cfg = read_config(arguments)
     from loupe.evaluation.diagnosis_report import markdown
     from loupe.evaluation.patterns import find_patterns
-    from loupe.inference import LoupePredictor
+    from loupe.inference import LoupePredictor, output_folder
     from loupe.inference.diagnosed import examine
 
-    diagnosis = examine(LoupePredictor(cfg, arguments.weights), arguments.dataset)
-    facts = diagnosis.facts()
-    patterns = find_patterns(facts)
-    report = markdown(facts, patterns, arguments.dataset)
-    write_text(arguments.output / "diagnosis.md", report)
-    content = {
-        "dataset": arguments.dataset,
-        "findings": [pattern._asdict() for pattern in patterns],
-        "facts": facts,
-        "left_out": diagnosis.left_out,
-    }
-    write_json(arguments.output / "diagnosis.json", content)
+    with output_folder(arguments.output, [arguments.dataset], empty=False):
+        diagnosis = examine(LoupePredictor(cfg, arguments.weights), arguments.dataset)
+        facts = diagnosis.facts()
+        patterns = find_patterns(facts)
+        report = markdown(facts, patterns, arguments.dataset)
+        write_text(arguments.output / "diagnosis.md", report)
+        content = {
+            "dataset": arguments.dataset,
+            "findings": [pattern._asdict() for pattern in patterns],
+            "facts": facts,
+            "left_out": diagnosis.left_out,
+        }
+        write_json(arguments.output / "diagnosis.json", content)
     print(report)
     return 1 if diagnosis.left_out else 0
 

@@ -5,12 +5,16 @@
 
 INPUT: a name, folder or list with labels and masks, as in DATASETS.TEST. Writes
 DIR/inference/<data set>.json, every metric with its 95% interval, and the log. What each number
-means is in docs/metrics.md. An image that cannot be used is counted and named; it ends nothing.
+means is in docs/metrics.md. An image that cannot be used is counted and named; it ends nothing, and
+the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import time
 from collections.abc import Sequence
 
 from loupe.commands.command_line import DEFAULT_CONFIG, add_config_options, run_command
@@ -28,12 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates."""
+    from loupe.inference import output_folder
+
     places = ["DATASETS.TEST", repr(tuple(arguments.inputs)), "OUTPUT_DIR", arguments.output]
     if arguments.weights:
         places += ["MODEL.WEIGHTS", arguments.weights]
     arguments.opts = [*places, *arguments.opts]
     arguments.eval_only, arguments.resume = True, False
-    return run_training(arguments)
+    if os.environ.get("RANK", "0") != "0":  # Under torchrun the first process watches the folder.
+        return run_training(arguments)
+    with output_folder(arguments.output, arguments.inputs, empty=False) as folder:
+        start = time.time()
+        run_training(arguments)
+        reports = (folder / "inference").glob("*.json")
+        written = [path for path in reports if path.stat().st_mtime >= start]
+    failed = sum(json.loads(path.read_text())["counts"]["unreadable"] for path in written)
+    return 1 if failed else 0
 
 
 def main(words: Sequence[str] | None = None) -> int:

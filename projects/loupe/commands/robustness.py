@@ -101,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.axes = list(DEGRADATIONS)
     if arguments.export is not None:
         return export_images(arguments)
+    from loupe.inference import output_folder
     from loupe.robustness.points import CLEAN
     from loupe.robustness.runs import Plan, measure_points, write_curves
 
@@ -116,7 +117,8 @@ def run(arguments: argparse.Namespace) -> int:
         "weights": str(arguments.weights or arguments.maps),
         "config": arguments.config_file,
     }
-    report = write_curves(plan, measure_points(plan, detector_of(arguments), say), about)
+    with output_folder(arguments.output, [arguments.dataset], empty=False):
+        report = write_curves(plan, measure_points(plan, detector_of(arguments), say), about)
     print_areas(report, arguments.metrics)
     unreadable = report[CLEAN]["unreadable"]
     if unreadable:

@@ -75,15 +75,17 @@ def _expanded(place: str) -> list[str]:
 
 
 @contextmanager
-def output_folder(output: str | Path, inputs: Sequence[str | Path] = ()) -> Iterator[Path]:
+def output_folder(
+    output: str | Path, inputs: Sequence[str | Path] = (), *, empty: bool = True
+) -> Iterator[Path]:
     """Checks, locks and empties the folder of a run's results, before anything costly is done.
-
-    Pictures and tables of an earlier run are removed, so that they cannot stand beside new ones.
 
     Args:
         output: The folder.
         inputs: What is read; `output` must not lie in one of them, or its results would be
             predicted by the next run.
+        empty: Remove pictures and tables of earlier predictions, so that they cannot stand beside
+            new ones.
 
     Raises:
         OutputError: It lies in an input, is a link, cannot be written to, is used by another run,
@@ -105,7 +107,8 @@ def output_folder(output: str | Path, inputs: Sequence[str | Path] = ()) -> Iter
             f"{folder}: cannot be written to ({error.strerror or error}); give another --output"
         ) from error
     try:
-        _remove_earlier(folder)
+        if empty:
+            _remove_earlier(folder)
         yield folder
     finally:
         lock.release()
