@@ -93,11 +93,6 @@ def test_a_model_that_fails_is_listed_and_ends_nothing(tmp_path: Path):
     assert (tmp_path / "families.md").read_text().count("bad luck") == 2
 
 
-def test_where_every_model_fails_the_report_says_why(tmp_path: Path):
-    run_families(PLAN, SCALE, Models(tmp_path, failing=""), tmp_path)
-    assert (tmp_path / "families.md").read_text().count("bad luck") == 6
-
-
 def test_other_data_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"casia\.csv: leaving a technique out needs synthetic"):
         run_families(PLAN, SCALE._replace(train="casia.csv"), Models(tmp_path), tmp_path)
