@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import resource
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +22,9 @@ from PIL import Image
 
 from loupe.challenge.checks import FAULTS, Fault, image_sizes, validate
 from loupe.challenge.writers import (
-    ChallengeAnswer,
-    describe,
+    ChallengePrediction,
     find_boxes,
+    traces_of,
     write_ddl2025,
     write_ddlx2026,
 )
@@ -35,10 +39,12 @@ MASK = "masks/a.png"
 JSON = "json/a.json"
 
 
-def make_answers() -> list[ChallengeAnswer]:
+def make_predictions() -> list[ChallengePrediction]:
     forgery_map = np.zeros(SIZE, np.float32)
     forgery_map[6:12, 9:18] = 0.9
-    return [ChallengeAnswer(stem, 0.2 + 0.3 * i, forgery_map) for i, stem in enumerate(STEMS)][::-1]
+    return [ChallengePrediction(stem, 0.2 + 0.3 * i, forgery_map) for i, stem in enumerate(STEMS)][
+        ::-1
+    ]
 
 
 @pytest.fixture
@@ -48,13 +54,15 @@ def sizes() -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def ddl2025(tmp_path: Path) -> Path:
-    write_ddl2025(make_answers(), tmp_path / "ddl2025")
+    write_ddl2025(make_predictions(), tmp_path / "ddl2025")
     return tmp_path / "ddl2025"
 
 
 @pytest.fixture
 def ddlx2026(tmp_path: Path) -> Path:
-    write_ddlx2026([one._replace(score=0.9) for one in make_answers()], tmp_path / "ddlx2026")
+    write_ddlx2026(
+        [one._replace(probability=0.9) for one in make_predictions()], tmp_path / "ddlx2026"
+    )
     return tmp_path / "ddlx2026"
 
 
@@ -74,7 +82,7 @@ Plant = Callable[[Path], object]
 
 
 def line(text: str) -> Plant:
-    """Replaces the answer for image a."""
+    """Replaces the line of image a."""
 
     def plant(folder: Path) -> None:
         path = folder / "predictions.txt"
@@ -119,86 +127,79 @@ def nest(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def header_of(height: int, width: int) -> bytes:
+    """A PNG whose checksums are right, and which holds no row of its pixels."""
+    data = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        data += struct.pack(">I", len(content)) + kind + content
+        data += struct.pack(">I", zlib.crc32(kind + content))
+    return data
+
+
 GREY = np.zeros(SIZE, np.uint8)
 WHOLE = png(np.random.default_rng(0).choice([0, 255], SIZE).astype(np.uint8))
 
 FAULTY_2025: list[tuple[str, Plant]] = [
     ("nested-folder", nest),
-    ("unexpected-file", put("notes.txt", b"")),
     ("unexpected-file", put("masks/.DS_Store", b"")),
     ("unexpected-file", put("masks/deep/a.png", png(GREY))),
     ("predictions-missing", lambda folder: (folder / "predictions.txt").unlink()),
     ("bad-line", line("a.png 0.2000\na.png,0.2000\n")),
-    ("bad-line", line("name,score\na.png,0.2000\n")),
-    ("bad-line", line("\na.png,0.2000\n")),
     ("bad-line", line("a.png,0.2000 \na.png,0.2000\n")),
     ("bad-line", line("a.png,0,2000\na.png,0.2000\n")),
     ("name-has-folder", line("test/a.png,0.2000\n")),
     ("name-not-png", line("a.jpg,0.2000\n")),
-    ("name-not-png", line("a,0.2000\n")),
     ("duplicate-line", line("a.png,0.2000\na.png,0.2000\n")),
     ("number-format", line("a.png,0.2\n")),
-    ("number-format", line("a.png,2e-1\n")),
-    ("number-format", line("a.png,high\n")),
-    ("number-format", line("a.png,0.20000\n")),
     ("not-a-number", line("a.png,nan\n")),
-    ("not-a-number", line("a.png,-inf\n")),
     ("probability-out-of-range", line("a.png,1.2000\n")),
-    ("probability-out-of-range", line("a.png,-0.2000\n")),
     ("missing-image", line("")),
     ("extra-image", line("a.png,0.2000\nz.png,0.2000\n")),
     ("missing-mask", lambda folder: (folder / MASK).unlink()),
-    ("missing-mask", lambda folder: shutil.rmtree(folder / "masks")),
+    ("file-too-large", put(MASK, bytes(2_000_000))),
+    ("file-too-large", line("a.png,0.2000" + " " * 200_000 + "\n")),
+    ("unsafe-file", lambda folder: (folder / "masks/more.png").symlink_to("/dev/zero")),
+    ("unsafe-file", lambda folder: os.mkfifo(folder / "masks/pipe.png")),
     ("extra-mask", put("masks/z.png", png(GREY))),
     ("mask-name", lambda folder: (folder / MASK).rename(folder / "masks/a.jpg")),
-    ("mask-name", lambda folder: (folder / MASK).rename(folder / "masks/a.PNG")),
     ("mask-not-png", put(MASK, cv2.imencode(".jpg", GREY)[1].tobytes())),
-    ("mask-not-png", put(MASK, b"")),
     ("mask-damaged", put(MASK, WHOLE[: len(WHOLE) // 2])),
     ("mask-damaged", put(MASK, WHOLE[:20])),
+    ("mask-damaged", put(MASK, WHOLE.replace(b"IDAT", b"IDAS"))),
+    ("mask-size", put(MASK, header_of(2000, 900))),
+    ("mask-damaged", put(MASK, header_of(*SIZE))),
     ("mask-not-8-bit", mask(GREY.astype(np.uint16))),
     ("mask-not-8-bit", mask(GREY.astype(bool))),
     ("mask-not-grey", mask(np.zeros((*SIZE, 3), np.uint8))),
-    ("mask-not-grey", mask(np.zeros((*SIZE, 4), np.uint8))),
     ("mask-not-grey", put(MASK, palette_png())),
     ("mask-not-grey", put(MASK, png(GREY, transparency=0))),
     ("mask-size", mask(GREY.T.copy())),
     ("mask-values", mask(GREY + np.uint8(1))),
-    ("mask-values", mask(GREY + np.uint8(254))),
 ]
 
 BOX = [10, 20, 30, 40]
 FAULTY_2026: list[tuple[str, Plant]] = [
     ("nested-folder", nest),
     ("unexpected-file", put("json/a.txt", b"")),
-    ("unexpected-file", put("mask/a.png", png(GREY))),
     ("missing-image", lambda folder: (folder / JSON).unlink()),
     ("extra-image", lambda folder: shutil.copy(folder / JSON, folder / "json/z.json")),
     ("invalid-json", put(JSON, b"{'Classification result': 'fake'}")),
-    ("invalid-json", put(JSON, b"")),
     ("invalid-json", put(JSON, b'{"Bounding boxes": NaN}')),
     ("invalid-json", put(JSON, b"[" * 100_000)),
+    ("file-too-large", put(JSON, b"[" * 2_000_000)),
     ("not-an-object", put(JSON, b"[]")),
     ("missing-key", change(Class=None)),
-    ("missing-key", change(Boxes=None)),
-    ("missing-key", change(Traces=None)),
     ("unknown-key", change(score=0.9)),
     ("class-string", change(Class="Fake")),
-    ("class-string", change(Class=1)),
     ("class-string", change(Class=["fake"])),
-    ("boxes-not-a-list", change(Boxes="None")),
     ("boxes-not-a-list", change(Boxes=BOX)),
-    ("boxes-not-a-list", change(Boxes={"a": BOX})),
     ("box-length", change(Boxes=[BOX, [1, 2, 3]])),
-    ("box-length", change(Boxes=[[]])),
-    ("box-not-a-number", change(Boxes=[[1, 2, "3", 4]])),
     ("box-not-a-number", change(Boxes=[[1, 2, True, 4]])),
     ("box-not-a-number", change(Boxes=[[1, 2, [3], 4]])),
     ("box-out-of-range", change(Boxes=[[0, 0, 1001, 4]])),
-    ("box-out-of-range", change(Boxes=[[-1, 0, 10, 4]])),
     ("box-out-of-range", change(Boxes=[[0, 0, 10**400, 4]])),
     ("box-order", change(Boxes=[[30, 20, 10, 40]])),
-    ("box-order", change(Boxes=[[10, 40, 30, 20]])),
     ("duplicate-box", change(Boxes=[BOX, BOX])),
     ("boxes-on-real", change(Class="real", Boxes=[BOX])),
     ("traces-not-text", change(Traces=["blur"])),
@@ -215,7 +216,6 @@ FAULTY_2025 += [
 ]
 FAULTY_2026 += [
     ("bad-encoding", rewrite(JSON, lambda data: data.replace(b"found", b"fo\xe9und"))),
-    ("bad-encoding", rewrite(JSON, lambda data: b"\xef\xbb\xbf" + data)),
     ("duplicate-key", rewrite(JSON, lambda data: data.replace(b"{", b'{"Bounding boxes": [],'))),
     ("box-not-a-number", rewrite(JSON, lambda data: data.replace(b"[[", b"[[1e999, 0, 0, 0], ["))),
 ]
@@ -256,36 +256,31 @@ def test_many_faults_are_found_at_once(ddl2025, sizes):
     mask(np.full((3, 3), 7, np.uint8))(ddl2025)
     put("masks/z.png", b"")(ddl2025)
     (ddl2025 / "masks/b.png").unlink()
+    texts = [str(fault) for fault in validate(ddl2025, "ddl2025", sizes)]
+    place = "predictions.txt:1: a probability is below 0 or above 1: 1.5"
+    assert f"probability-out-of-range: {place}" in texts
     expected = {"probability-out-of-range", "mask-size", "mask-values", "extra-mask"}
     assert names(validate(ddl2025, "ddl2025", sizes)) == expected | {"missing-mask"}
-
-
-def test_a_fault_says_where_it_is_and_what_was_found(ddl2025, sizes):
-    line("a.png,1.2000\n")(ddl2025)
-    (fault,) = validate(ddl2025, "ddl2025", sizes)
-    assert str(fault) == (
-        "probability-out-of-range: predictions.txt:1: a probability is below 0 or above 1: 1.2000"
-    )
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_what_is_written_is_valid(kind, tmp_path, sizes):
     ending = ".zip" if kind == "zip" else ""
-    assert write_ddl2025(make_answers(), tmp_path / f"first{ending}") == 3
-    assert write_ddlx2026(make_answers(), tmp_path / f"second{ending}") == 3
+    assert write_ddl2025(make_predictions(), tmp_path / f"first{ending}") == 3
+    assert write_ddlx2026(make_predictions(), tmp_path / f"second{ending}") == 3
     assert validate(tmp_path / f"first{ending}", "ddl2025", sizes) == []
     assert validate(tmp_path / f"second{ending}", "ddlx2026", sizes) == []
 
 
-def test_folder_and_zip_hold_the_same_bytes(tmp_path, ddl2025):
-    write_ddl2025(make_answers(), tmp_path / "same.zip")
-    with zipfile.ZipFile(tmp_path / "same.zip") as archive:
-        for name in archive.namelist():
-            assert archive.read(name) == (ddl2025 / name).read_bytes()
+def zip_of(path: Path, members: list[tuple[str | zipfile.ZipInfo, bytes]]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return path
 
 
 def test_a_damaged_zip_is_a_fault(tmp_path, sizes):
-    write_ddl2025(make_answers(), tmp_path / "a.zip")
+    write_ddl2025(make_predictions(), tmp_path / "a.zip")
     data = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(data[: len(data) // 2])
     assert names(validate(tmp_path / "half.zip", "ddl2025", sizes)) == {"bad-archive"}
@@ -296,12 +291,22 @@ def test_a_damaged_zip_is_a_fault(tmp_path, sizes):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_file_twice_in_a_zip_is_a_fault(tmp_path, ddl2025, sizes):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        for path in [*ddl2025.rglob("*.*"), ddl2025 / MASK]:
-            if path.is_file():
-                archive.write(path, path.relative_to(ddl2025))
-    assert names(validate(tmp_path / "a.zip", "ddl2025", sizes)) == {"duplicate-file"}
+def test_a_zip_that_is_no_honest_one_is_refused_by_declared_size_and_names(
+    tmp_path, ddl2025, sizes
+):
+    members = [(str(p.relative_to(ddl2025)), p.read_bytes()) for p in ddl2025.rglob("*.*")]
+    twice = zip_of(tmp_path / "twice.zip", [*members, members[-1]])
+    assert names(validate(twice, "ddl2025", sizes)) == {"duplicate-file"}
+    link = zipfile.ZipInfo("masks/link.png")
+    link.external_attr = 0o120777 << 16
+    strange = [(link, b"/etc/passwd"), ("../out.png", b""), ("/out.png", b"")]
+    faults = validate(zip_of(tmp_path / "strange.zip", [*members, *strange]), "ddl2025", sizes)
+    assert [fault.name for fault in faults] == ["unsafe-file"] * 3
+    others = [member for member in members if member[0] != MASK]
+    bomb = zip_of(tmp_path / "bomb.zip", [*others, (MASK, bytes(300_000_000))])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert names(validate(bomb, "ddl2025", sizes)) == {"file-too-large"}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 def test_an_empty_folder_lacks_everything(tmp_path, sizes):
@@ -313,7 +318,7 @@ def test_an_empty_folder_lacks_everything(tmp_path, sizes):
 
 def test_lines_hold_four_decimals_and_masks_0_and_255_above_the_threshold(tmp_path):
     ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
-    write_ddl2025([ChallengeAnswer("x", 0.123456, ramp)], tmp_path / "out")
+    write_ddl2025([ChallengePrediction("x", 0.123456, ramp)], tmp_path / "out")
     assert (tmp_path / "out/predictions.txt").read_text() == "x.png,0.1235\n"
     written = np.array(Image.open(tmp_path / "out/masks/x.png"))
     np.testing.assert_array_equal(written, np.where(ramp > 0.5, 255, 0))
@@ -322,8 +327,8 @@ def test_lines_hold_four_decimals_and_masks_0_and_255_above_the_threshold(tmp_pa
 def test_eight_bit_maps_give_the_answers_of_their_fractions(tmp_path):
     eight_bit = np.arange(256, dtype=np.uint8).reshape(16, 16)
     for name, values in (("a", eight_bit), ("b", eight_bit / np.float32(255))):
-        write_ddl2025([ChallengeAnswer("x", 0.9, values)], tmp_path / f"{name}5")
-        write_ddlx2026([ChallengeAnswer("x", 0.9, values)], tmp_path / f"{name}6")
+        write_ddl2025([ChallengePrediction("x", 0.9, values)], tmp_path / f"{name}5")
+        write_ddlx2026([ChallengePrediction("x", 0.9, values)], tmp_path / f"{name}6")
     for one in ("5/masks/x.png", "6/json/x.json"):
         assert (tmp_path / f"a{one}").read_bytes() == (tmp_path / f"b{one}").read_bytes()
 
@@ -343,15 +348,12 @@ def test_boxes_are_round_regions_of_eight_pixels_touching_at_corners():
         values[35 + index, 60 + index] = 0.9
     values[40, 5:20] = 0.39
     assert find_boxes(values) == [[600, 700, 680, 860], [200, 200, 210, 260]]
-
-
-def test_a_wholly_forged_image_has_one_box_and_an_authentic_one_none():
     assert find_boxes(np.ones((10, 20), bool)) == [[0, 0, 950, 900]]
     assert find_boxes(np.zeros((10, 20), np.uint8)) == []
 
 
 def test_an_image_called_real_has_no_boxes_whatever_its_map_says(tmp_path):
-    write_ddlx2026(make_answers(), tmp_path / "out")
+    write_ddlx2026(make_predictions(), tmp_path / "out")
     low = json.loads((tmp_path / "out/json/a.json").read_text())
     high = json.loads((tmp_path / "out/json/c.d.json").read_text())
     assert (low["Classification result"], low["Bounding boxes"]) == ("real", [])
@@ -363,7 +365,7 @@ def test_thresholds_and_the_smallest_region_are_those_asked_for(tmp_path):
     forgery_map = np.zeros((100, 100), np.float32)
     forgery_map[10:20, 10:20] = 0.4
     forgery_map[50:52, 50:52] = 0.9
-    answer = ChallengeAnswer("x", 0.5, forgery_map)
+    answer = ChallengePrediction("x", 0.5, forgery_map)
     options = {
         "plain": {},
         "fake": {"threshold": 0.4},
@@ -379,39 +381,36 @@ def test_thresholds_and_the_smallest_region_are_those_asked_for(tmp_path):
 
 
 def test_the_description_says_what_was_measured():
-    text = describe(True, [[700, 0, 900, 200], [0, 0, 10, 10]], 0.0625)
+    text = traces_of(True, [[700, 0, 900, 200], [0, 0, 10, 10]], 0.0625)
     assert text.startswith("2 forged regions were found, covering 6.2% of the image; the largest")
     assert "at the top right" in text
-    assert describe(False, [], 0.0).startswith("The image was found authentic.")
-    assert "no region stands out" in describe(True, [], 0.0)
+    assert traces_of(False, [], 0.0).startswith("The image was found authentic.")
+    assert "no region stands out" in traces_of(True, [], 0.0)
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"score": 1.5}, "x: the score is 1.5"),
-        ({"score": float("nan")}, "x: the score is nan"),
+        ({"probability": float("nan")}, "x: the probability is nan"),
         ({"stem": "a,b"}, "'a,b': not a name"),
+        ({"stem": "a\nb"}, "not a name"),
         ({"forgery_map": np.zeros((2, 2, 3))}, r"x: the map has shape \(2, 2, 3\)"),
         ({"forgery_map": np.full((2, 2), np.nan)}, r"x: the map leaves \[0, 1\]"),
         ({"forgery_map": np.zeros((2, 2), np.int64)}, "x: the map is int64"),
     ],
 )
 def test_an_answer_that_cannot_be_written_is_refused_by_name(values, words, tmp_path):
-    answer = ChallengeAnswer("x", 0.5, np.zeros((2, 2), bool))._replace(**values)
+    answer = ChallengePrediction("x", 0.5, np.zeros((2, 2), bool))._replace(**values)
     with pytest.raises(ValueError, match=words):
         write_ddl2025([answer], tmp_path / "out.zip")
     assert not list(tmp_path.iterdir())
 
 
-def test_two_images_of_one_stem_are_refused(tmp_path):
+def test_two_images_of_one_stem_and_what_exists_are_refused(tmp_path, ddl2025):
     with pytest.raises(ValueError, match="a: two images have this name"):
-        write_ddlx2026([make_answers()[-1]] * 2, tmp_path / "out")
-
-
-def test_what_exists_is_not_overwritten(ddl2025):
+        write_ddlx2026([make_predictions()[-1]] * 2, tmp_path / "out")
     with pytest.raises(FileExistsError, match="remove it or choose another"):
-        write_ddl2025(make_answers(), ddl2025)
+        write_ddl2025(make_predictions(), ddl2025)
 
 
 def test_sizes_are_those_that_a_viewer_shows(tmp_path):
@@ -429,7 +428,7 @@ def test_images_of_one_stem_or_unreadable_ones_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"a\.png: another image has this stem"):
         image_sizes(tmp_path)
     (tmp_path / "a.jpg").write_text("no")
-    with pytest.raises(ValueError, match=r"a\.jpg: not a readable image"):
+    with pytest.raises(ValueError, match=r"a\.jpg"):
         image_sizes(tmp_path)
 
 
@@ -439,11 +438,11 @@ def saved(tmp_path: Path) -> Path:
     (tmp_path / "images").mkdir()
     (tmp_path / "saved/maps").mkdir(parents=True)
     rows = [["file", "probability", "error"]]
-    for answer in make_answers():
-        Image.new("RGB", SIZE[::-1]).save(tmp_path / "images" / f"{answer.stem}.jpg")
-        values = (answer.forgery_map * 255).astype(np.uint8)
-        Image.fromarray(values).save(tmp_path / "saved/maps" / f"{answer.stem}.png")
-        rows.append([f"images/{answer.stem}.jpg", f"{answer.score:.6f}", ""])
+    for one in make_predictions():
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / "images" / f"{one.stem}.jpg")
+        values = (one.forgery_map * 255).astype(np.uint8)
+        Image.fromarray(values).save(tmp_path / "saved/maps" / f"{one.stem}.png")
+        rows.append([f"images/{one.stem}.jpg", f"{one.probability:.6f}", ""])
     with (tmp_path / "saved/predictions.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows(rows)
     return tmp_path
@@ -453,12 +452,8 @@ def saved(tmp_path: Path) -> Path:
 def test_the_tools_write_a_submission_and_find_it_valid(form, saved, capsys):
     common = ["--format", form, "--images", str(saved / "images")]
     output = str(saved / "out.zip")
-    writer, validator = (
-        submit,
-        validate_command,
-    )
-    assert writer.main([str(saved / "saved"), *common, "--output", output]) == 0
-    assert validator.main([output, *common]) == 0
+    assert submit.main([str(saved / "saved"), *common, "--output", output]) == 0
+    assert validate_command.main([output, *common]) == 0
     assert "3 images written, valid" in capsys.readouterr().out
 
 
@@ -471,18 +466,11 @@ def test_the_validating_tool_counts_prints_and_reports_faults(ddl2025, saved, ca
     assert json.loads(report.read_text())["faults"][0]["place"] == "predictions.txt:1"
 
 
-def test_the_validating_tool_says_what_it_cannot_check(tmp_path, capsys):
-    words = [str(tmp_path / "none"), "--format", "ddl2025", "--images", str(tmp_path)]
-    assert validate_command.main(words) == 2
-    assert "there are no images in it" in capsys.readouterr().err
-
-
 def test_an_image_without_prediction_is_an_error_or_filled(saved, capsys):
     Image.new("RGB", (7, 5)).save(saved / "images/new.png")
     words = [str(saved / "saved"), "--format", "ddl2025", "--images", str(saved / "images")]
-    tool = submit
-    assert tool.main([*words, "--output", str(saved / "out.zip")]) == 2
+    assert submit.main([*words, "--output", str(saved / "out.zip")]) == 2
     assert "new: there is no prediction; predict it, or give --fill" in capsys.readouterr().err
-    assert tool.main([*words, "--output", str(saved / "out"), "--fill", "0.5"]) == 0
+    assert submit.main([*words, "--output", str(saved / "out"), "--fill", "0.5"]) == 0
     assert "new.png,0.5000\n" in (saved / "out/predictions.txt").read_text()
     assert Image.open(saved / "out/masks/new.png").size == (7, 5)

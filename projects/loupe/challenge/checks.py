@@ -1,7 +1,7 @@
 """Validates submissions to the DDL challenges: every fault has a name, and all are found at once.
 
-A submission is a folder or a .zip, checked against the images that it answers. One file is in
-memory at a time. The formats are in `challenge.py`, the faults in FAULTS and docs/challenges.md.
+A submission is a folder or a .zip, checked against the images that it is about. One file is in
+memory at a time. The formats are in `writers.py`, the faults in FAULTS and docs/challenges.md.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from loupe.challenge.files import BadArchiveError, Files, TooLargeError
 from loupe.challenge.writers import BOX_SCALE, BOXES_KEY, CLASS_KEY, CLASSES, TRACES_KEY
 from loupe.data.images.decoding import read_samples, read_size
 from loupe.data.images.errors import UnreadableImageError
@@ -25,17 +24,19 @@ FAULTS = {
     # Any submission.
     "bad-archive": "the .zip cannot be read",
     "nested-folder": "everything lies in one folder more than it should",
+    "unsafe-file": "a link, a special file, or a name that leads outside",
+    "file-too-large": "a file has more bytes than its content needs",
     "duplicate-file": "a .zip holds two files of one name",
     "unexpected-file": "a file that the format does not know",
     "bad-encoding": "a text is not UTF-8, or begins with a byte order mark",
-    "missing-image": "an image has no answer",
-    "extra-image": "an answer belongs to no image",
+    "missing-image": "an image has no prediction",
+    "extra-image": "a prediction belongs to no image",
     # DDL-2025.
     "predictions-missing": "there is no predictions.txt",
     "bad-line": "a line is not `name.png,0.1234`",
     "name-has-folder": "a line names an image with its folder",
     "name-not-png": "a line's name does not end in .png",
-    "duplicate-line": "two lines answer one image",
+    "duplicate-line": "two lines are of one image",
     "number-format": "a probability is not written with four decimals",
     "not-a-number": "a probability is NaN or infinite",
     "probability-out-of-range": "a probability is below 0 or above 1",
@@ -67,6 +68,9 @@ FAULTS = {
 }
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
+# Larger than any line, and than any explanation.
+LINE_BYTES = 1024
+SMALL_FILE = 1_000_000
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _FOUR_DECIMALS = re.compile(r"\d\.\d{4}")
 
@@ -93,53 +97,6 @@ class Fault(NamedTuple):
         return f"{self.name}: {self.place}: {FAULTS[self.name]}{found}"
 
 
-class BadArchiveError(ValueError):
-    """A .zip that cannot be read."""
-
-
-class Files:
-    """The files of a folder or a .zip, by their relative names.
-
-    Attributes:
-        names: sorted, with "/" between folders.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        """Lists them.
-
-        Raises:
-            FileNotFoundError: there is nothing.
-            BadArchiveError: the .zip cannot be read.
-        """
-        self.path = Path(path)
-        self._archive = None
-        if self.path.is_dir():
-            found = (file for file in self.path.rglob("*") if not file.is_dir())
-            self.names = sorted(file.relative_to(self.path).as_posix() for file in found)
-        elif self.path.is_file():
-            try:
-                self._archive = zipfile.ZipFile(self.path)
-            except (zipfile.BadZipFile, OSError) as error:
-                raise BadArchiveError(str(error)) from error
-            names = (entry.filename for entry in self._archive.infolist() if not entry.is_dir())
-            self.names = sorted(names)
-        else:
-            raise FileNotFoundError(f"{path}: no such folder or .zip; check the path")
-
-    def read(self, name: str) -> bytes:
-        """Content of one file.
-
-        Raises:
-            BadArchiveError: its part of the .zip is damaged.
-        """
-        if self._archive is None:
-            return (self.path / name).read_bytes()
-        try:
-            return self._archive.read(name)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-            raise BadArchiveError(f"{name}: {error}") from error
-
-
 def image_sizes(folder: str | Path) -> Sizes:
     """(height, width) of all images of a folder by stem, as they are looked at; headers only.
 
@@ -150,14 +107,11 @@ def image_sizes(folder: str | Path) -> Sizes:
     for path in sorted(Path(folder).rglob("*")):
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             continue
+        if not path.is_file():
+            continue
         if path.stem in sizes:
             raise ValueError(f"{path}: another image has this stem; a challenge tells them by it")
-        try:
-            sizes[path.stem] = read_size(path)
-        except UnreadableImageError as error:
-            raise ValueError(
-                f"{path}: not a readable image ({error.problem}); remove it"
-            ) from error
+        sizes[path.stem] = read_size(path)
     if not sizes:
         raise ValueError(f"{folder}: there are no images in it; give the challenge's images")
     return sizes
@@ -188,11 +142,19 @@ def validate(submission: str | Path, form: str, sizes: Sizes) -> list[Fault]:
         if nested and not tops & {"masks", "json"}:
             return [Fault("nested-folder", tops.pop(), "put its content at the top")]
         twice = {a for a, b in zip(files.names, files.names[1:], strict=False) if a == b}
-        return [Fault("duplicate-file", name) for name in sorted(twice)] + list(
-            checks[form](files, sizes)
-        )
+        faults = [Fault("unsafe-file", name) for name in files.unsafe]
+        faults += [Fault("duplicate-file", name) for name in sorted(twice)]
+        return faults + list(checks[form](files, sizes))
     except BadArchiveError as error:
         return [Fault("bad-archive", str(submission), str(error))]
+
+
+def _read(files: Files, name: str, limit: int) -> tuple[bytes | None, list[Fault]]:
+    """Content of a file, or its fault; a file that is larger than it can be is not read."""
+    try:
+        return files.read(name, limit), []
+    except TooLargeError as error:
+        return None, [Fault("file-too-large", name, str(error))]
 
 
 def _decode(data: bytes, place: str) -> tuple[str, list[Fault]]:
@@ -214,12 +176,15 @@ def _check_names(stems: set[str], sizes: Sizes, place: str, words: str) -> Itera
 
 def _check_ddl2025(files: Files, sizes: Sizes) -> Iterator[Fault]:
     if "predictions.txt" in files.names:
-        text, faults = _decode(files.read("predictions.txt"), "predictions.txt")
+        data, faults = _read(files, "predictions.txt", LINE_BYTES * (len(sizes) + 100))
         yield from faults
-        yield from _check_lines(text, sizes)
+        if data is not None:
+            text, faults = _decode(data, "predictions.txt")
+            yield from faults
+            yield from _check_lines(text, sizes)
     else:
         yield Fault("predictions-missing", str(files.path))
-    answered: set[str] = set()
+    named: set[str] = set()
     for name in files.names:
         path = PurePosixPath(name)
         if name == "predictions.txt":
@@ -227,16 +192,21 @@ def _check_ddl2025(files: Files, sizes: Sizes) -> Iterator[Fault]:
         if len(path.parts) != 2 or path.parts[0] != "masks" or path.name.startswith("."):
             yield Fault("unexpected-file", name)
             continue
-        answered.add(path.stem)
+        named.add(path.stem)
         if path.suffix != ".png":
             yield Fault("mask-name", name)
         elif path.stem in sizes:
-            yield from _check_mask(files.read(name), name, sizes[path.stem])
-    yield from _check_names(answered, sizes, "masks/", "mask")
+            height, width = sizes[path.stem]
+            # Four samples of 16 bits are the most that a PNG holds.
+            data, faults = _read(files, name, 8 * height * width + SMALL_FILE)
+            yield from faults
+            if data is not None:
+                yield from _check_mask(data, name, (height, width))
+    yield from _check_names(named, sizes, "masks/", "mask")
 
 
 def _check_lines(text: str, sizes: Sizes) -> Iterator[Fault]:
-    answered: set[str] = set()
+    named: set[str] = set()
     for number, line in enumerate(text.splitlines(), start=1):
         place = f"predictions.txt:{number}"
         name, comma, score = line.rpartition(",")
@@ -249,11 +219,11 @@ def _check_lines(text: str, sizes: Sizes) -> Iterator[Fault]:
             yield Fault("name-has-folder", place, name)
         elif path.suffix != ".png":
             yield Fault("name-not-png", place, name)
-        if path.stem in answered:
+        if path.stem in named:
             yield Fault("duplicate-line", place, name)
-        answered.add(path.stem)
+        named.add(path.stem)
         yield from _check_probability(score, place)
-    yield from _check_names(answered, sizes, "predictions.txt", "image")
+    yield from _check_names(named, sizes, "predictions.txt", "image")
 
 
 def _is_number(text: str) -> bool:
@@ -280,12 +250,16 @@ def _check_mask(data: bytes, place: str, size: tuple[int, int]) -> Iterator[Faul
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         yield Fault("mask-not-png", place, f"begins with {data[:8]!r}")
         return
+    # What the header says: decoders widen 1, 2 and 4 bits.
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    if height * width > 4 * size[0] * size[1] + SMALL_FILE:
+        yield Fault("mask-size", place, f"{width} x {height}, the image {size[1]} x {size[0]}")
+        return
     try:
         pixels = read_samples(data, name=place).values
     except UnreadableImageError as error:
         yield Fault("mask-damaged", place, error.problem)
         return
-    # Bit depth and colour type as they are stored: decoders widen 2 and 4 bits.
     depth, colour = data[24], data[25]
     if colour != 0 or pixels.ndim != 2:
         yield Fault("mask-not-grey", place, f"colour type {colour}, {pixels.shape}")
@@ -293,7 +267,7 @@ def _check_mask(data: bytes, place: str, size: tuple[int, int]) -> Iterator[Faul
     if depth != 8:
         yield Fault("mask-not-8-bit", place, f"{depth} bits")
         return
-    if pixels.shape != tuple(size):
+    if pixels.shape != size:
         found = f"{pixels.shape[1]} x {pixels.shape[0]}"
         yield Fault("mask-size", place, f"{found}, the image {size[1]} x {size[0]}")
     strange = np.flatnonzero(np.bincount(pixels.ravel(), minlength=256)[1:255]) + 1
@@ -302,15 +276,18 @@ def _check_mask(data: bytes, place: str, size: tuple[int, int]) -> Iterator[Faul
 
 
 def _check_ddlx2026(files: Files, sizes: Sizes) -> Iterator[Fault]:
-    answered: set[str] = set()
+    named: set[str] = set()
     for name in files.names:
         path = PurePosixPath(name)
         if len(path.parts) != 2 or path.parts[0] != "json" or path.suffix != ".json":
             yield Fault("unexpected-file", name)
             continue
-        answered.add(path.stem)
-        yield from _check_json(files.read(name), name)
-    yield from _check_names(answered, sizes, "json/", "image")
+        named.add(path.stem)
+        data, faults = _read(files, name, SMALL_FILE)
+        yield from faults
+        if data is not None:
+            yield from _check_json(data, name)
+    yield from _check_names(named, sizes, "json/", "image")
 
 
 def _check_json(data: bytes, place: str) -> Iterator[Fault]:
@@ -338,23 +315,23 @@ def _check_json(data: bytes, place: str) -> Iterator[Fault]:
     known = (CLASS_KEY, BOXES_KEY, TRACES_KEY)
     yield from (Fault("missing-key", place, key) for key in known if key not in content)
     yield from (Fault("unknown-key", place, key) for key in content if key not in known)
-    verdict = content.get(CLASS_KEY)
-    if CLASS_KEY in content and verdict not in CLASSES:
-        yield Fault("class-string", place, repr(verdict))
+    classified = content.get(CLASS_KEY)
+    if CLASS_KEY in content and classified not in CLASSES:
+        yield Fault("class-string", place, repr(classified))
     if BOXES_KEY in content:
-        yield from _check_boxes(content[BOXES_KEY], verdict, place)
+        yield from _check_boxes(content[BOXES_KEY], classified, place)
     traces = content.get(TRACES_KEY, "-")
     if not isinstance(traces, str):
         yield Fault("traces-not-text", place, type(traces).__name__)
-    elif verdict == "fake" and not traces.strip():
+    elif classified == "fake" and not traces.strip():
         yield Fault("traces-empty", place)
 
 
-def _check_boxes(boxes: Any, verdict: Any, place: str) -> Iterator[Fault]:
+def _check_boxes(boxes: Any, classified: Any, place: str) -> Iterator[Fault]:
     if not isinstance(boxes, list) or not all(isinstance(box, list) for box in boxes):
         yield Fault("boxes-not-a-list", place, repr(boxes)[:60])
         return
-    if verdict == "real" and boxes:
+    if classified == "real" and boxes:
         yield Fault("boxes-on-real", place, f"{len(boxes)} boxes")
     seen: set[tuple[float, ...]] = set()
     for box in boxes:

@@ -1,4 +1,4 @@
-"""Writes the answers that the DDL challenges of 2025 and 2026 ask for, into a folder or a .zip.
+"""Writes the submissions that the DDL challenges of 2025 and 2026 ask for, into a folder or a .zip.
 
 DDL-2025, detection and localisation:
     predictions.txt       a line `name.png,0.1234` for each image: probability that it is forged
@@ -8,23 +8,23 @@ DDL-X-2026, with an explanation:
                            "Bounding boxes": [[x1, y1, x2, y2], ...] scaled to 0 .. 1000,
                            "Visible forgery traces": text}
 
-`challenge_checks.py` validates both. An image is known by its stem; 1 = forged. H W pixels.
+`checks.py` validates both. An image is known by its stem; 1 = forged. H W pixels.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from loupe.structures import THRESHOLD
+from loupe.writing import replacing, write_bytes
 
 FORMATS = ("ddl2025", "ddlx2026")
 CLASS_KEY, BOXES_KEY, TRACES_KEY = (
@@ -41,80 +41,54 @@ BOX_THRESHOLD = 0.4
 SMALLEST_REGION = 8
 
 
-class ChallengeAnswer(NamedTuple):
-    """The answer for one image.
+class ChallengePrediction(NamedTuple):
+    """What is submitted for one image.
 
     Attributes:
         stem: the image's file name without its ending.
-        score: probability that the image is forged.
+        probability: that the image is forged.
         forgery_map: (H, W) uint8 of which 255 is certain, bool, or float in [0, 1]; at the
             image's own size.
     """
 
     stem: str
-    score: float
+    probability: float
     forgery_map: np.ndarray
 
 
-class Container(AbstractContextManager):
-    """A new folder or .zip that takes files, one at a time."""
-
-    def __init__(self, path: str | Path) -> None:
-        """Makes it; a .zip appears under its name when it is complete.
-
-        Raises:
-            FileExistsError: there is something already.
-        """
-        self.path = Path(path)
-        if self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
-            raise FileExistsError(f"{path} exists; remove it or choose another output")
-        self._archive = None
-        if self.path.suffix.lower() == ".zip":
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._partial = self.path.with_suffix(".partial")
-            self._archive = zipfile.ZipFile(self._partial, "w", zipfile.ZIP_DEFLATED)
-        else:
-            self.path.mkdir(parents=True, exist_ok=True)
-
-    def write(self, name: str, data: bytes) -> None:
-        """Adds one file under a relative name."""
-        if self._archive is not None:
-            self._archive.writestr(name, data)
-            return
-        path = self.path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(data)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._archive is None:
-            return
-        self._archive.close()
-        if kind is None:
-            self._partial.rename(self.path)
-        else:
-            self._partial.unlink()
-
-
-def _checked(answers: Iterable[ChallengeAnswer]) -> Iterable[ChallengeAnswer]:
-    """The answers, as long as they can be written.
+@contextmanager
+def container(path: str | Path) -> Iterator[Callable[[str, bytes], None]]:
+    """A new folder or .zip; gives what adds a file. A .zip takes its name when it is complete.
 
     Raises:
-        ValueError: two have one stem, or a score or a map cannot be what it should be.
+        FileExistsError: there is something already.
+    """
+    path = Path(path)
+    if path.exists() and (path.is_file() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists; remove it or choose another output")
+    if path.suffix.lower() == ".zip":
+        with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            yield archive.writestr
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        yield lambda name, data: write_bytes(path / name, data)
+
+
+def _checked(predictions: Iterable[ChallengePrediction]) -> Iterable[ChallengePrediction]:
+    """The predictions, as long as they can be written.
+
+    Raises:
+        ValueError: two have one stem, or a probability or a map cannot be what it should be.
     """
     seen: set[str] = set()
-    for answer in answers:
-        stem, values = answer.stem, answer.forgery_map
+    for one in predictions:
+        stem, values = one.stem, one.forgery_map
         if stem in seen:
             raise ValueError(f"{stem}: two images have this name; a challenge tells them by it")
-        if "," in stem or "/" in stem or not stem:
+        if not stem or set(stem) & set(",/\\\r\n"):
             raise ValueError(f"{stem!r}: not a name that the format can hold; rename the image")
-        if not 0 <= answer.score <= 1:
-            raise ValueError(f"{stem}: the score is {answer.score}; a probability is needed")
+        if not 0 <= one.probability <= 1:
+            raise ValueError(f"{stem}: the probability is {one.probability}; needed is 0 to 1")
         if values.ndim != 2 or not values.size:
             raise ValueError(f"{stem}: the map has shape {values.shape}, needed is (H, W)")
         if values.dtype.kind == "f" and not (values.min() >= 0 and values.max() <= 1):
@@ -122,7 +96,7 @@ def _checked(answers: Iterable[ChallengeAnswer]) -> Iterable[ChallengeAnswer]:
         if values.dtype.kind != "f" and values.dtype not in (np.uint8, bool):
             raise ValueError(f"{stem}: the map is {values.dtype}; give uint8, bool or float")
         seen.add(stem)
-        yield answer
+        yield one
 
 
 def above(forgery_map: np.ndarray, threshold: float, *, inclusive: bool = False) -> np.ndarray:
@@ -141,12 +115,12 @@ def encode_mask(forged: np.ndarray) -> bytes:
 
 
 def write_ddl2025(
-    answers: Iterable[ChallengeAnswer], output: str | Path, *, threshold: float = THRESHOLD
+    predictions: Iterable[ChallengePrediction], output: str | Path, *, threshold: float = THRESHOLD
 ) -> int:
     """Writes a DDL-2025 submission; one map is in memory at a time.
 
     Args:
-        answers: in any order.
+        predictions: in any order.
         output: a new folder, or a .zip.
         threshold: a pixel above it is forged.
 
@@ -155,15 +129,15 @@ def write_ddl2025(
 
     Raises:
         FileExistsError: the output is there already.
-        ValueError: an answer cannot be written; names the image.
+        ValueError: a prediction cannot be written; names the image.
     """
     lines = []
-    with Container(output) as container:
-        for answer in _checked(answers):
-            name = f"{answer.stem}.png"
-            container.write(f"masks/{name}", encode_mask(above(answer.forgery_map, threshold)))
-            lines.append(f"{name},{answer.score:.4f}\n")
-        container.write("predictions.txt", "".join(sorted(lines)).encode())
+    with container(output) as add:
+        for one in _checked(predictions):
+            name = f"{one.stem}.png"
+            add(f"masks/{name}", encode_mask(above(one.forgery_map, threshold)))
+            lines.append(f"{name},{one.probability:.4f}\n")
+        add("predictions.txt", "".join(sorted(lines)).encode())
     return len(lines)
 
 
@@ -177,7 +151,7 @@ def find_boxes(
     Both ends are pixels of the region; x is divided by W, y by H, times 1000, rounded.
 
     Args:
-        forgery_map: (H, W), see `ChallengeAnswer`.
+        forgery_map: (H, W), see `ChallengePrediction`.
         threshold: pixels from it on are forged.
         smallest_region: 8-connected regions of fewer pixels are dropped.
     """
@@ -193,13 +167,13 @@ def find_boxes(
     return list(map(list, dict.fromkeys(map(tuple, boxes))))
 
 
-def describe(fake: bool, boxes: list[list[int]], share: float) -> str:
+def traces_of(fake: bool, boxes: list[list[int]], fraction: float) -> str:
     """A sentence on what was measured; it claims to have seen nothing else.
 
     Args:
-        fake: the verdict.
+        fake: whether the image is called forged.
         boxes: as of `find_boxes`.
-        share: forged share of the image, in [0, 1].
+        fraction: of the image that is forged, in [0, 1].
     """
     if not fake:
         return "The image was found authentic. This image has not been tampered with."
@@ -214,13 +188,13 @@ def describe(fake: bool, boxes: list[list[int]], share: float) -> str:
     column = ("left", "centre", "right")[min(2, (x1 + x2) * 3 // (2 * BOX_SCALE))]
     largest = "it lies" if len(boxes) == 1 else "the largest lies"
     return (
-        f"{regions} found, covering {share:.1%} of the image; {largest} at the {row} {column}. "
+        f"{regions} found, covering {fraction:.1%} of the image; {largest} at the {row} {column}. "
         "This image has been tampered with."
     )
 
 
 def write_ddlx2026(
-    answers: Iterable[ChallengeAnswer],
+    predictions: Iterable[ChallengePrediction],
     output: str | Path,
     *,
     threshold: float = THRESHOLD,
@@ -230,7 +204,7 @@ def write_ddlx2026(
     """Writes a DDL-X-2026 submission; one map is in memory at a time.
 
     Args:
-        answers: in any order.
+        predictions: in any order.
         output: a new folder, or a .zip.
         threshold: an image is fake above it; a real one has no boxes.
         box_threshold: a pixel from it on is forged.
@@ -241,23 +215,23 @@ def write_ddlx2026(
 
     Raises:
         FileExistsError: the output is there already.
-        ValueError: an answer cannot be written; names the image.
+        ValueError: a prediction cannot be written; names the image.
     """
     count = 0
-    with Container(output) as container:
-        for answer in _checked(answers):
-            fake = answer.score > threshold
+    with container(output) as add:
+        for one in _checked(predictions):
+            fake = one.probability > threshold
             boxes: list[list[int]] = []
-            share = 0.0
+            fraction = 0.0
             if fake:
-                boxes = find_boxes(answer.forgery_map, box_threshold, smallest_region)
-                share = float(above(answer.forgery_map, box_threshold, inclusive=True).mean())
+                boxes = find_boxes(one.forgery_map, box_threshold, smallest_region)
+                fraction = float(above(one.forgery_map, box_threshold, inclusive=True).mean())
             content = {
                 CLASS_KEY: CLASSES[fake],
                 BOXES_KEY: boxes,
-                TRACES_KEY: describe(fake, boxes, share),
+                TRACES_KEY: traces_of(fake, boxes, fraction),
             }
             text = json.dumps(content, ensure_ascii=False) + "\n"
-            container.write(f"json/{answer.stem}.json", text.encode())
+            add(f"json/{one.stem}.json", text.encode())
             count += 1
     return count

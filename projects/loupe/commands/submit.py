@@ -20,7 +20,7 @@ from loupe.commands.command_line import one_of, run_command
 
 if TYPE_CHECKING:
     from loupe.challenge.checks import Sizes
-    from loupe.challenge.writers import ChallengeAnswer
+    from loupe.challenge.writers import ChallengePrediction
     from loupe.evaluation.predictions import SavedPrediction
 
 
@@ -55,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def answers(
+def predictions_of(
     entries: dict[str, SavedPrediction], sizes: Sizes, fill: float | None
-) -> Iterator[ChallengeAnswer]:
+) -> Iterator[ChallengePrediction]:
     """What to submit for each image, in the order of their names, read one by one.
 
     Raises:
@@ -65,7 +65,7 @@ def answers(
     """
     import numpy as np
 
-    from loupe.challenge.writers import ChallengeAnswer
+    from loupe.challenge.writers import ChallengePrediction
     from loupe.evaluation.map_files import read_map
 
     for stem in sorted(sizes):
@@ -74,7 +74,7 @@ def answers(
             if fill is None:
                 why = entry.error if entry else "there is no prediction"
                 raise ValueError(f"{stem}: {why}; predict it, or give --fill SCORE")
-            yield ChallengeAnswer(stem, fill, np.zeros(sizes[stem], bool))
+            yield ChallengePrediction(stem, fill, np.zeros(sizes[stem], bool))
             continue
         if not isinstance(entry.source, Path):
             raise ValueError(f"{stem}: the prediction has no map; save maps")
@@ -85,7 +85,7 @@ def answers(
         values = saved.forgery_map
         if values.dtype == np.uint16:
             values = values / np.float32(65535)
-        yield ChallengeAnswer(stem, score, values)
+        yield ChallengePrediction(stem, score, values)
 
 
 def by_stem(predictions: list[SavedPrediction]) -> dict[str, SavedPrediction]:
@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     sizes = image_sizes(arguments.images)
     entries = by_stem(find_predictions(arguments.predictions).entries)
-    stream = answers(entries, sizes, arguments.fill)
+    stream = predictions_of(entries, sizes, arguments.fill)
     names = ["threshold"]
     if arguments.format == "ddlx2026":
         names += ["box_threshold", "smallest_region"]

@@ -1,4 +1,9 @@
-"""Percentile intervals by resampling images (never pixels: pixels of one image go together)."""
+"""Percentile intervals of the bootstrap (Efron 1979; Efron & Tibshirani 1993, chapter 13).
+
+A set of n images is drawn anew R times, each time n images with replacement; the 2.5th and 97.5th
+percentiles of a metric over the R sets are its 95% interval. Images are drawn, never pixels: the
+pixels of one image are not independent.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ BLOCK = 250_000
 
 
 def resampled_weights(images: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """(resamples, images) how often each image is drawn, with replacement."""
+    """(resamples, images) how often each image is drawn: multinomial counts of sum `images`."""
     drawn = generator.integers(images, size=(resamples, images))
     drawn += np.arange(resamples)[:, None] * images
     counts = np.bincount(drawn.reshape(-1), minlength=resamples * images)

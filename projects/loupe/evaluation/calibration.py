@@ -1,7 +1,13 @@
-"""Are the scores probabilities? Reliability curve, ECE, Brier score; temperature scaling.
+"""Are the probabilities right? Reliability curve, calibration error, temperature scaling.
 
-Temperature scaling (Guo et al. 2017) divides the logit of every score by one number, fitted on a
-validation set. It changes no ranking and no answer at 0.5.
+The expected calibration error (Naeini et al. 2015; Guo et al. 2017, "On calibration of modern
+neural networks") over bins b of n_b images, mean probability p_b and fraction forged f_b:
+
+    ECE = sum_b  n_b / n * |p_b - f_b|
+
+Temperature scaling (Guo et al. 2017) replaces a probability p by sigmoid(logit(p) / T), where one
+T > 0 minimises the negative log likelihood of a validation set. It changes no ranking and no
+decision at 0.5.
 """
 
 from __future__ import annotations
@@ -22,9 +28,9 @@ class ReliabilityBin(NamedTuple):
     """One point of the reliability curve.
 
     Attributes:
-        low: scores from here on,
+        low: probabilities from here on,
         high: below here (the last bin holds 1 too).
-        images: how many scores are in the bin.
+        images: how many are in the bin.
         mean_probability: what the detector says; NaN in an empty bin.
         forged_fraction: what is true; NaN in an empty bin.
     """

@@ -1,5 +1,9 @@
 """Threshold curves: ROC area, average precision, best F1, equal error rate; ties always right.
 
+The ROC area is the Mann-Whitney statistic P(forged > authentic) + P(equal) / 2 (Hanley & McNeil
+1982); trapezoids over distinct scores give it exactly. Average precision sums (recall gained) x
+precision without interpolation (Davis & Goadrich 2006: lines between points would be optimistic).
+
 Letters: T distinct scores of one set, R resamples (any leading dimensions are allowed).
 A curve counts what is called forged at `score >= threshold` for every distinct score, from the
 highest down. Its arrays are (..., T), so a bootstrap is the same call with one more dimension.
@@ -47,8 +51,12 @@ def count_levels(scores: np.ndarray, forged: np.ndarray) -> LevelCounts:
     """
     scores, forged = scores.reshape(-1), forged.reshape(-1)
     if scores.dtype == np.uint8:
-        keys = scores.astype(np.uint16) << 1 | forged
-        both = np.bincount(keys, minlength=512).reshape(256, 2)
+        both = np.zeros((256, 2), np.int64)
+        # In parts, because `bincount` makes eight bytes of each pixel.
+        for start in range(0, scores.size, 1 << 22):
+            part = slice(start, start + (1 << 22))
+            keys = scores[part].astype(np.uint16) << 1 | forged[part]
+            both += np.bincount(keys, minlength=512).reshape(256, 2)
         seen = both.any(axis=1)
         values = (np.arange(256, dtype=np.float32) / np.float32(255))[seen]
         return LevelCounts(values, both[seen, 1], both[seen, 0])

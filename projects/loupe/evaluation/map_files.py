@@ -19,11 +19,11 @@ import numpy as np
 from loupe.data.images.decoding import read_samples
 from loupe.data.images.errors import UnreadableImageError
 from loupe.data.images.formats import format_of
-from loupe.data.images.limits import Limits
+from loupe.data.images.limits import LIMITS, Limits
 
-# Measuring a map takes about four times its bytes.
-MAX_PIXELS = 100_000_000
-MAX_BYTES = 1 << 28
+# As many pixels as an image may have; measuring a map takes about five times its bytes.
+MAX_PIXELS = LIMITS.pixels
+MAX_BYTES = 200_000_000
 # Regions of one map, each as many pixels as it covers.
 MAX_COVERED = 1 << 33
 
