@@ -43,20 +43,9 @@ from research.measuring import (
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "segmenter": {},
-    "pixel_decoder": {"parameters": "pixel_decoder"},
     "norms": {"parameters": "norms"},
-    "embeddings": {"parameters": "embeddings"},
     "safe": {"parameters": "norms", "image_weight": "agreement", "patch_temperature": 0.2},
     "segmenter, agreement": {"image_weight": "agreement"},
-    "segmenter, anchor": {"anchor": 0.1},
-    "segmenter, teacher": {"teacher_decay": 0.9},
-    # Never given up, so that every round pays for it.
-    "segmenter, rollback": {"rollback": "patch_map", "rollback_patience": 0},
-    "embeddings, rollback": {
-        "parameters": "embeddings",
-        "rollback": "patch_map",
-        "rollback_patience": 0,
-    },
 }
 
 
@@ -143,7 +132,7 @@ def measure_phases(
     counts = LossCounts(images, 1, images, segmenter.num_queries * images)
     for _ in range(rounds + 1):
         perception = timed("encoder and classifier", lambda: model.classify(batch), torch.no_grad())
-        inputs, features, verdict = perception
+        inputs, features, verdict, _ = perception
         targets = pseudo_targets(verdict)
         with gradients_for(segmenter, graph_parameters(segmenter, parameters)):
             outputs = timed(
@@ -231,8 +220,7 @@ def main() -> None:
         "images_per_step": arguments.batch,
         "variants": measure_variants(*common, arguments.rounds),
         "phases": {
-            name: measure_phases(*common, arguments.rounds, name)
-            for name in ("segmenter", "pixel_decoder", "norms", "embeddings")
+            name: measure_phases(*common, arguments.rounds, name) for name in ("segmenter", "norms")
         },
     }
     if not arguments.no_memory:

@@ -1,7 +1,7 @@
 """Test-time adaptation guided by pseudo-labels (Sec. 2.3): the classifier teaches the segmenter.
 
 The classifier's probability interpolates the two conditional embeddings, and its patch map is the
-mask that the segmenter is trained with. No label is read anywhere here.
+mask that the segmenter is trained with. Adaptation reads no label.
 """
 
 from loupe.adaptation.pseudo_labels import pseudo_targets

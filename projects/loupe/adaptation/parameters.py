@@ -7,44 +7,28 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from loupe.adaptation.settings import PARAMETERS
 from loupe.modeling.segmenter import Segmenter
 
 NORMS = (nn.LayerNorm, nn.GroupNorm)
 
 
 def chosen_parameters(segmenter: Segmenter, parameters: str) -> list[nn.Parameter]:
-    """The parameters of a segmenter that adapt, in an order that depends on its shape alone.
-
-    Args:
-        segmenter: The segmenter.
-        parameters: "segmenter", "pixel_decoder", "norms" or "embeddings".
-
-    Raises:
-        ValueError: The name is unknown, or the segmenter has no such parameters.
-    """
+    """The parameters that adapt: all ("segmenter"), or those of the norms ("norms")."""
     if parameters == "segmenter":
         return list(segmenter.parameters())
-    if parameters == "pixel_decoder":
-        return list(segmenter.pixel_decoder.parameters())
-    if parameters == "norms":
-        norms = [module for module in segmenter.modules() if isinstance(module, NORMS)]
-        return [parameter for norm in norms for parameter in norm.parameters()]
-    if parameters == "embeddings":
-        if segmenter.condition_embeddings is None:
-            raise ValueError("ADAPTATION.PARAMETERS is embeddings, but the model has none")
-        return [segmenter.condition_embeddings]
-    raise ValueError(f"ADAPTATION.PARAMETERS is {parameters!r}; use one of {PARAMETERS}")
+    norms = [module for module in segmenter.modules() if isinstance(module, NORMS)]
+    return [parameter for norm in norms for parameter in norm.parameters()]
 
 
 def graph_parameters(segmenter: Segmenter, parameters: str) -> list[nn.Parameter]:
     """The chosen parameters, and those that only keep the backward pass alive.
 
-    torch 2.12's GroupNorm crashes on the CPU if its weight needs a gradient and its input none. If
-    norms alone adapt, a small parameter of the convolution before each one makes the input need it.
+    torch 2.12's GroupNorm crashes on the CPU if its weight needs a gradient and its input does not.
+    If only norms adapt, a small parameter of the convolution before each one makes the input need
+    it.
     """
     chosen = chosen_parameters(segmenter, parameters)
-    if parameters != "norms":
+    if parameters == "segmenter":
         return chosen
     decoder = segmenter.pixel_decoder
     before = [projection[0] for projection in (*decoder.input_projections, decoder.lateral)]

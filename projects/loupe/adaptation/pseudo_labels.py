@@ -1,100 +1,83 @@
-"""From verdicts to targets, how far to trust them, and how well masks and targets agree.
+"""From the classifier's logits to targets for the segmenter, and how far masks agree with them.
+
+    p = sigmoid(image logit)            probability, the condition of the segmenter
+    t = sigmoid(patch logits / T)       patch map
+    target = t if p > 1/2, else none    pseudo-target of the mask (Sec. 2.3)
 
 B images, Q queries, H W cells of a mask, h w patches.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from loupe.modeling.loupe import ClassifiedBatch
 from loupe.structures import ClassifierOutput, MaskOutput, Targets
 
-# A region of less than this share of the image counts as noise: maps that are empty but for that
-# agree.
-NOISE_SHARE = 0.02
+# A region of less than this fraction of the image counts as noise: two maps that are empty apart
+# from that agree.
+NOISE_FRACTION = 0.02
 
 
-def pseudo_targets(
-    verdict: ClassifierOutput, confidence_margin: float = 0.0, temperature: float = 1.0
-) -> Targets:
-    """Turns verdicts into targets: the patch map of an image called forged, no mask otherwise.
+def pseudo_targets(classification: ClassifierOutput, temperature: float = 1.0) -> Targets:
+    """Turns the classifier's output into targets of the masks.
 
     Args:
-        verdict: Output of the classifier with patch prediction.
-        confidence_margin: Images whose probability is nearer to 0.5 than this teach nothing.
-        temperature: Divides the patch logits; below 1 the map becomes sharper.
+        classification: Output of the classifier with patch prediction.
+        temperature: T; below 1 the patch map becomes sharper.
 
     Returns:
-        Soft masks on the patch grid; `labels` holds the probabilities.
+        Soft masks on the patch grid, none for an image that is called authentic; `labels` holds
+        the probabilities.
     """
-    if verdict.patch_logits is None:
+    probability = classification.image_logits.detach().float().sigmoid()
+    maps = patch_maps(classification, temperature)
+    masks = [
+        patch_map[None] if forged else patch_map[None][:0]
+        for forged, patch_map in zip((probability > 0.5).tolist(), maps, strict=True)
+    ]
+    known = torch.ones_like(probability, dtype=torch.bool)
+    return Targets(probability, masks, maps, known[:, None, None].expand_as(maps), known)
+
+
+def patch_maps(classification: ClassifierOutput, temperature: float = 1.0) -> Tensor:
+    """(B, h, w): the probability that each patch is forged, without a graph.
+
+    Raises:
+        ValueError: The classifier predicts no patches.
+    """
+    if classification.patch_logits is None:
         raise ValueError(
             "adaptation needs the patch map: set MODEL.CLASSIFIER.PATCH_PREDICTION to True"
         )
-    probability = verdict.image_logits.detach().float().sigmoid()
-    patch_maps = (verdict.patch_logits.detach().float() / temperature).sigmoid()
-    masks = [
-        patch_map[None] if forged else patch_map[None][:0]
-        for forged, patch_map in zip((probability > 0.5).tolist(), patch_maps, strict=True)
-    ]
-    confident = (probability - 0.5).abs() >= confidence_margin
-    valid = confident[:, None, None].expand_as(patch_maps)
-    masks = [
-        mask if sure else mask[:0] for mask, sure in zip(masks, confident.tolist(), strict=True)
-    ]
-    return Targets(probability, masks, patch_maps, valid, confident)
+    return (classification.patch_logits.detach().float() / temperature).sigmoid()
 
 
 @torch.no_grad()
-def blend(targets: Targets, teacher: MaskOutput, share: float) -> Targets:
-    """Mixes the teacher's masks into the targets of images called forged, at the masks' size.
-
-    The patch map says where, the teacher keeps the outlines that a patch grid is too coarse for.
+def disagreement_with_patch_maps(
+    output: MaskOutput, batch: ClassifiedBatch, temperature: float = 1.0
+) -> Tensor:
+    """(B,) in [0, 1]: `disagreement` of masks and pseudo-targets on the patch grid.
 
     Args:
-        targets: On the patch grid.
-        teacher: Its prediction for the images that have a target, at least one.
-        share: Of the teacher.
+        output: A prediction of the segmenter.
+        batch: The images of that prediction.
+        temperature: T.
     """
-    maps = query_maps(teacher)[:, None]
-    rest = iter(maps)
-    masks = []
-    for mask in targets.masks:
-        # An image without a target needs an empty one of the same size.
-        blended = maps[0, :0]
-        if len(mask):
-            own = next(rest)
-            fine = F.interpolate(mask[None], own.shape[1:], mode="bilinear", align_corners=False)
-            blended = share * own + (1 - share) * fine[0]
-        masks.append(blended)
-    return targets._replace(masks=masks)
-
-
-def query_maps(output: MaskOutput) -> Tensor:
-    """(B, H, W) in [0, 1]: the maps that a prediction amounts to, at the masks' own size."""
     forged = output.class_logits.float().softmax(dim=2)[..., 0]
-    return torch.einsum("bq,bqhw->bhw", forged, output.mask_logits.float().sigmoid()).clamp(0, 1)
-
-
-@torch.no_grad()
-def grid_maps(output: MaskOutput, grid: tuple[int, int]) -> Tensor:
-    """(B, h, w) in [0, 1]: the maps of a prediction on the patch grid."""
-    return F.adaptive_avg_pool2d(query_maps(output)[:, None], grid)[:, 0]
-
-
-def reference_maps(verdict: ClassifierOutput, temperature: float = 1.0) -> Tensor:
-    """(B, h, w): what the verdicts say about each patch; nothing in images called authentic."""
-    assert verdict.patch_logits is not None
-    called = verdict.image_logits.float() > 0
-    return (verdict.patch_logits.float() / temperature).sigmoid() * called[:, None, None]
+    maps = torch.einsum("bq,bqhw->bhw", forged, output.mask_logits.float().sigmoid()).clamp(0, 1)
+    targets = patch_maps(batch.classification, temperature)
+    targets = targets * (batch.classification.image_logits > 0)[:, None, None]
+    maps = F.adaptive_avg_pool2d(maps[:, None], targets.shape[1:])[:, 0]
+    return disagreement(maps, targets, batch.inputs.patch_valid)
 
 
 def disagreement(maps: Tensor, reference: Tensor, patch_valid: Tensor | None = None) -> Tensor:
     """(B,) in [0, 1]: 1 - soft IoU, smoothed so that two nearly empty maps agree.
+
+        D(a, b) = sum |a - b| / (sum max(a, b) + noise fraction * number of patches)
 
     Args:
         maps: (B, h, w) in [0, 1].
@@ -104,20 +87,4 @@ def disagreement(maps: Tensor, reference: Tensor, patch_valid: Tensor | None = N
     valid = torch.ones_like(maps) if patch_valid is None else patch_valid.to(maps)
     difference = ((maps - reference).abs() * valid).flatten(1).sum(dim=1)
     union = (torch.maximum(maps, reference) * valid).flatten(1).sum(dim=1)
-    return difference / (union + NOISE_SHARE * valid.flatten(1).sum(dim=1))
-
-
-def image_weights(kind: str, probability: Tensor, disagreements: Tensor) -> Tensor | None:
-    """(B,) weights in [0, 1]; None = all alike.
-
-    Args:
-        kind: See `AdaptationSettings.image_weight`.
-        probability: (B,) that the image is forged.
-        disagreements: (B,) of the present masks with the patch maps.
-    """
-    if kind == "none":
-        return None
-    if kind == "agreement":
-        return 1 - disagreements
-    entropy = torch.special.entr(probability) + torch.special.entr(1 - probability)
-    return 1 - entropy / math.log(2)
+    return difference / (union + NOISE_FRACTION * valid.flatten(1).sum(dim=1))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from loupe.adaptation.settings import AdaptationSettings
 from loupe.adaptation.steps import TestTimeAdaptation
@@ -19,7 +21,7 @@ from loupe.modeling.loupe import ClassifiedBatch
 logger = logging.getLogger(__name__)
 
 MODES = ("none", "offline", "online", "episodic")
-# All of an item that the model is shown: no label, no mask, whatever else the item holds.
+# The keys of an item that the model is shown: no label and no mask, whatever the item holds.
 SHOWN = (
     *("file_name", "image_id", "image", "valid_size", "height", "width", "window", "orientation"),
     "error",
@@ -36,133 +38,136 @@ def adapted_predictions(
     *,
     mode: str,
     images_per_step: int,
-    steps: int = 1,
     schedule: Schedule | None = None,
 ) -> Iterator[tuple[Batch, Batch]]:
-    """Adapts and predicts; in the end the model has the weights that answered last.
+    """Adapts and predicts; in the end the model has the weights that predicted last.
+
+    Several processes take each step together: each has its own part of the images of that step.
 
     Args:
         adaptation: Holds the model.
         loader: Batches of test items; read twice in offline mode.
         mode: "offline", "online" or "episodic".
-        images_per_step: Images in one optimiser step; a loader's batch is a micro-batch.
-        steps: Optimiser steps on the same images.
+        images_per_step: Images in one optimiser step, over all processes.
         schedule: Multiplier of the learning rate as a function of progress in [0, 1]; used in
             offline mode, where the number of steps is known beforehand.
 
     Yields:
-        Batches as the loader gave them, and their predictions, in order.
+        Items and their predictions, in the loader's order, in batches of at most its size.
 
     Raises:
-        ValueError: The mode is unknown, or `steps` or `images_per_step` is not positive.
+        ValueError: The mode is unknown, or the images of a step cannot be shared out evenly.
     """
+    processes = comm.get_world_size()
     if mode not in MODES[1:]:
         raise ValueError(f"ADAPTATION.MODE is {mode!r}; use one of {MODES}")
-    if min(steps, images_per_step) < 1:
+    if images_per_step < 1 or images_per_step % processes:
         raise ValueError(
-            f"ADAPTATION.STEPS is {steps} and ADAPTATION.IMS_PER_BATCH is {images_per_step}; "
-            "both must be at least 1"
+            f"ADAPTATION.IMS_PER_BATCH is {images_per_step}; use a positive multiple of the number "
+            f"of processes, {processes}"
         )
     adaptation.model.eval()
     adaptation.summary.mode = mode
+    size = images_per_step // processes
     if mode == "offline":
-        pairs = _offline(adaptation, loader, images_per_step, steps, schedule)
+        yield from _offline(adaptation, loader, size, schedule)
     else:
-        pairs = _online(adaptation, loader, images_per_step, steps, reset=mode == "episodic")
-    yield from pairs
-    if mode != "episodic" and adaptation.settings.teacher_predicts:
-        weights = adaptation.teacher.state_dict()
-        adaptation.model.segmenter.load_state_dict(weights)
+        yield from _online(adaptation, loader, size, reset=mode == "episodic")
+    adaptation.summary.add_up_processes()
     logger.info("adaptation: %s", adaptation.summary)
 
 
 def _offline(
-    adaptation: TestTimeAdaptation,
-    loader: Loader,
-    images_per_step: int,
-    steps: int,
-    schedule: Schedule | None,
+    adaptation: TestTimeAdaptation, loader: Loader, size: int, schedule: Schedule | None
 ) -> Iterator[tuple[Batch, Batch]]:
-    groups = count_groups(loader, images_per_step)
-    if schedule is not None and groups:
-        adaptation.follow(schedule, groups * steps)
-    for group in _grouped(loader, images_per_step):
-        _adapt(adaptation, _perceive(adaptation, group), steps)
-    adaptation.forget_answers()
+    steps = count_steps(loader, size)
+    if schedule is not None and steps:
+        adaptation.follow(schedule, steps)
+    for group in _grouped(loader, size):
+        _adapt(adaptation, [_classify(adaptation, batch) for batch in group])
     for batch in loader:
-        (perception,) = _perceive(adaptation, [batch])
-        yield batch, _answer(adaptation, batch, perception)
+        yield batch, _predict(adaptation, batch, _classify(adaptation, batch))
 
 
 def _online(
-    adaptation: TestTimeAdaptation, loader: Loader, images_per_step: int, steps: int, *, reset: bool
+    adaptation: TestTimeAdaptation, loader: Loader, size: int, *, reset: bool
 ) -> Iterator[tuple[Batch, Batch]]:
-    for group in _grouped(loader, images_per_step):
-        perceptions = _perceive(adaptation, group)
-        _adapt(adaptation, perceptions, steps)
+    for group in _grouped(loader, size):
+        classified = [_classify(adaptation, batch) for batch in group]
+        _adapt(adaptation, classified)
         try:
-            for batch, perception in zip(group, perceptions, strict=True):
-                yield batch, _answer(adaptation, batch, perception)
+            for batch, known in zip(group, classified, strict=True):
+                yield batch, _predict(adaptation, batch, known)
         finally:
             if reset:
                 adaptation.reset()
 
 
 def _grouped(loader: Loader, size: int) -> Iterator[list[Batch]]:
-    """Joins a loader's batches until they hold `size` images or the loader ends."""
+    """The images of each step: `size` of them, in parts of the loader's batches.
+
+    Every process gives as many groups as the one with most images; the last may be empty.
+    """
+    remaining = count_steps(loader, size)
     group: list[Batch] = []
     for batch in loader:
-        group.append(batch)
-        if sum(map(len, group)) >= size:
-            yield group
-            group = []
+        while batch:
+            room = size - sum(map(len, group))
+            group.append(batch[:room])
+            batch = batch[room:]
+            if sum(map(len, group)) == size:
+                yield group
+                group, remaining = [], remaining and remaining - 1
     if group:
         yield group
+        remaining = remaining and remaining - 1
+    for _ in range(remaining or 0):
+        yield []
 
 
-def count_groups(loader: Loader, size: int) -> int | None:
-    """Number of groups that a loader will give; None where it does not tell."""
+def count_steps(loader: Loader, size: int) -> int | None:
+    """Number of steps of `size` images in each process; None where the loader does not tell."""
     if isinstance(loader, list):
-        return sum(1 for _ in _grouped(loader, size))
-    batch_size = getattr(loader, "batch_size", None)
-    if not batch_size or not hasattr(loader, "__len__"):
+        images = sum(map(len, loader))
+    elif hasattr(loader, "sampler"):
+        images = len(loader.sampler)
+    else:
         return None
-    return -(-len(loader) // -(-size // batch_size))
+    return max(comm.all_gather(-(-images // size)))
 
 
-def _adapt(
-    adaptation: TestTimeAdaptation, perceptions: list[ClassifiedBatch | None], steps: int
-) -> None:
-    seen = [perception for perception in perceptions if perception is not None]
-    adaptation.summary.images += sum(
-        len(perception.classification.image_logits) for perception in seen
-    )
-    for number in range(steps):
-        logger.info("adaptation loss %.4f", adaptation.step(seen, met=number == 0))
+def _adapt(adaptation: TestTimeAdaptation, classified: list[ClassifiedBatch | None]) -> None:
+    readable = [batch for batch in classified if batch is not None]
+    adaptation.summary.images += sum(len(batch.image_ids) for batch in readable)
+    logger.info("adaptation loss %.4f", adaptation.step(readable))
 
 
-# Functions of their own, lest the generator's consumer runs without gradients while it is paused.
+# `no_grad` inside a generator would leak to its caller between two yields: hence two functions.
 @torch.no_grad()
-def _answer(
-    adaptation: TestTimeAdaptation, batch: Batch, perception: ClassifiedBatch | None
+def _classify(adaptation: TestTimeAdaptation, batch: Batch) -> ClassifiedBatch | None:
+    return without_failing(lambda items: adaptation.model.classify(_shown(items)), batch)
+
+
+@torch.no_grad()
+def _predict(
+    adaptation: TestTimeAdaptation, batch: Batch, classified: ClassifiedBatch | None
 ) -> Batch:
-    with adaptation.answering(perception):
-        # The forward pass of the answer is measured as it runs: a second one would cost its time.
-        hook = adaptation.model.segmenter.register_forward_hook(
-            lambda module, inputs, outputs: adaptation.note_answer(outputs[-1], perception)
-        )
-        try:
-            return adaptation.model.predict(_shown(batch), perception)
-        finally:
-            hook.remove()
+    with _noting_disagreement(adaptation, classified):
+        return adaptation.model.predict(_shown(batch), classified)
 
 
-@torch.no_grad()
-def _perceive(adaptation: TestTimeAdaptation, group: list[Batch]) -> list[ClassifiedBatch | None]:
-    def classify(batch: Batch) -> ClassifiedBatch | None:
-        return adaptation.model.classify(_shown(batch))
-
-    return [without_failing(classify, batch) for batch in group]
+@contextmanager
+def _noting_disagreement(
+    adaptation: TestTimeAdaptation, classified: ClassifiedBatch | None
+) -> Iterator[None]:
+    """Measures the masks of the prediction as they are made: a second pass would cost its time."""
+    hook = adaptation.model.segmenter.register_forward_hook(
+        lambda module, inputs, outputs: adaptation.note_prediction(outputs[-1], classified)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _shown(batch: Batch) -> Batch:
@@ -187,22 +192,16 @@ def adapt_and_evaluate(
 
     Returns:
         What the evaluator returns.
-
-    Raises:
-        ValueError: There is more than one process.
     """
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        raise ValueError("adaptation runs in one process: use --num-gpus 1")
     evaluator.reset()
-    for batch, answers in adapted_predictions(
+    for batch, predictions in adapted_predictions(
         adaptation,
         loader,
         mode=cfg.ADAPTATION.MODE,
         images_per_step=cfg.ADAPTATION.IMS_PER_BATCH,
-        steps=cfg.ADAPTATION.STEPS,
         schedule=schedule,
     ):
-        evaluator.process(batch, answers)
+        evaluator.process(batch, predictions)
     return evaluator.evaluate()
 
 
@@ -223,7 +222,7 @@ def safe_target(target: str | Path, base: str | Path) -> Path:
     """
     target = Path(target)
     same = os.path.realpath(target) == os.path.realpath(base)
-    if same or (target.exists() and Path(base).exists() and os.path.samefile(target, base)):
+    if same or (target.exists() and Path(base).is_file() and os.path.samefile(target, base)):
         raise ValueError(
             f"{target} is the checkpoint to adapt from, which is never overwritten: "
             "give another output folder"

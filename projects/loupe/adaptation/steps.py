@@ -1,46 +1,33 @@
-"""One step of adaptation, and what makes it safe."""
+"""One step of adaptation.
+
+A step is one optimiser step on some images, spread over micro-batches and processes. Its losses are
+normalised over all of them, and its random points belong to the images, so the result does not
+depend on how the images are spread.
+"""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
-import logging
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from detectron2.utils import comm
 from torch import Tensor, nn
 
-from loupe.adaptation.guard import Guard, disagreement_with_patch_maps, part_of, predict
 from loupe.adaptation.parameters import chosen_parameters, gradients_for, graph_parameters
-from loupe.adaptation.pseudo_labels import blend, image_weights, pseudo_targets
+from loupe.adaptation.pseudo_labels import disagreement_with_patch_maps, pseudo_targets
 from loupe.adaptation.settings import AdaptationSettings
 from loupe.adaptation.summary import AdaptationSummary
 from loupe.modeling.loupe import ClassifiedBatch, Loupe
 from loupe.structures import LossCounts, MaskOutput, Targets
 
-logger = logging.getLogger(__name__)
-
 CLIP_NORM = 1.0
-
-
-class Lesson(NamedTuple):
-    """The outcome of a backward pass.
-
-    Attributes:
-        loss: Before the step.
-        weight: Sum of the images' weights; 0 = there is nothing to learn from.
-        images: Number of images that count.
-        excess: By how much more the present masks disagree than the source model's do.
-    """
-
-    loss: float = 0.0
-    weight: float = 0.0
-    images: int = 0
-    excess: float = 0.0
 
 
 class TestTimeAdaptation:
@@ -48,9 +35,7 @@ class TestTimeAdaptation:
 
     Attributes:
         model: The model.
-        settings: What adapts, and how safely.
-        source: The segmenter as it was, never changed.
-        teacher: Moving average of the segmenter, or None.
+        settings: What adapts, and how.
         summary: What was done so far.
 
     Args:
@@ -73,30 +58,30 @@ class TestTimeAdaptation:
             raise ValueError("nothing to adapt: MODEL.FREEZE names the segmenter; leave it out")
         self.model = model
         self.settings = dataclasses.replace(settings or AdaptationSettings(), **changes)
-        self.source = _frozen_copy(model.segmenter)
-        self.teacher = _frozen_copy(model.segmenter) if self.settings.teacher_decay else None
-        name = self.settings.parameters
-        self.parameters = chosen_parameters(model.segmenter, name)
-        self._graph = graph_parameters(model.segmenter, name)
-        self._sources = chosen_parameters(self.source, name)
+        state = model.segmenter.state_dict()
+        self._source = {name: value.clone() for name, value in state.items()}
+        self.parameters = chosen_parameters(model.segmenter, self.settings.parameters)
+        self._graph = graph_parameters(model.segmenter, self.settings.parameters)
         self.summary = AdaptationSummary()
         self._schedule: Callable[[int], float] = lambda step: 1.0
-        self._attempts = 0
-        self._moved = self._stopped = False
-        self._rollbacks = 0
-        self.forget_answers()
-        self._new_optimizer()
+        self._start()
 
     def follow(self, schedule: Callable[[float], float], total_steps: int) -> None:
         """Multiplies the learning rate by `schedule(progress)` over the next `total_steps` steps.
 
-        A step's progress in (0, 1) is that of its middle: at its beginning the first step of a
-        warmup would have a rate of 0, and be lost, which is much of a short adaptation.
+        The progress of a step in (0, 1) is that of its middle. At its beginning the first step of a
+        warmup has a rate of 0 and would be lost, which is much of a short adaptation.
         """
         self._attempts = 0
         self._schedule = lambda step: schedule(min((step + 0.5) / total_steps, 1.0))
 
-    def _new_optimizer(self) -> None:
+    def reset(self) -> None:
+        """Restores the source weights and forgets the steps; the summary stays."""
+        self.model.segmenter.load_state_dict(self._source)
+        self._start()
+
+    def _start(self) -> None:
+        self._attempts = 0
         groups = [
             {"params": [p for p in self.parameters if p.dim() > 1]},
             {"params": [p for p in self.parameters if p.dim() <= 1], "weight_decay": 0.0},
@@ -107,215 +92,112 @@ class TestTimeAdaptation:
             weight_decay=self.settings.weight_decay,
         )
 
-    def reset(self) -> None:
-        """Brings everything but the summary back to where it started."""
-        self._return_to_source()
-        self._stopped, self._rollbacks = False, 0
+    def step(self, batches: Sequence[ClassifiedBatch]) -> float:
+        """One optimiser step on the micro-batches of all processes.
 
-    def _return_to_source(self) -> None:
-        self.model.segmenter.load_state_dict(self.source.state_dict())
-        if self.teacher is not None:
-            self.teacher.load_state_dict(self.source.state_dict())
-        self._new_optimizer()
-        self._moved = False
-
-    def forget_answers(self) -> None:
-        """Lets go of the last step's images and their predictions."""
-        self._answers: list[tuple[ClassifiedBatch, MaskOutput]] = []
-
-    @contextmanager
-    def answering(self, perception: ClassifiedBatch | None) -> Iterator[None]:
-        """The model with the weights that answer; a prediction that is known already is reused."""
-        student = self.model.segmenter
-        known = [output for seen, output in self._answers if seen is perception]
-        if self.settings.teacher_predicts:
-            self.model.segmenter = self.teacher
-        elif known:
-            self.model.segmenter = _Known(known[0])
-        try:
-            yield
-        finally:
-            self.model.segmenter = student
-
-    def step(self, perceptions: Sequence[ClassifiedBatch], *, met: bool = True) -> float:
-        """One optimiser step on some micro-batches, normalised over all of them.
-
-        The step is not taken, or is taken back, where the settings or a value that is not finite
-        say so; the summary counts it.
+        A loss or gradient that is not finite skips the step: weights and optimiser stay.
 
         Args:
-            perceptions: The micro-batches.
-            met: Whether these images are met for the first time.
+            batches: The micro-batches of this process; there may be none.
 
         Returns:
-            The loss before the step; 0 where nothing was learned from.
+            The loss before the step; 0 where no process has an image.
         """
-        self.forget_answers()
-        if self._stopped or not perceptions:
-            return 0.0
-        rate = self.settings.lr * self._schedule(self._attempts)
-        self._attempts += 1
-        guard = None
-        if self.settings.rollback != "none":
-            temperature = self.settings.patch_temperature
-            guard = Guard(self.settings.rollback, self.source, perceptions, temperature)
-        lesson = self._learn(perceptions, guard, met)
-        if self._moved and not self._tolerable(lesson.excess):
-            # What was learned so far harms images that have taught nothing yet.
-            self._return_to_source()
-            self._note_rollback()
-            if self._stopped:
-                return 0.0
-            lesson = self._learn(perceptions, guard, False)
-        if not lesson.weight:
-            self.summary.skipped_nothing_to_learn += 1
-            return 0.0
-        norm = nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-        if not (math.isfinite(lesson.loss) and torch.isfinite(norm)):
-            self.model.segmenter.zero_grad(set_to_none=True)
-            self.summary.skipped_not_finite += 1
-            return lesson.loss
-        if not self._move(perceptions, guard, rate):
-            return lesson.loss
-        self._update_teacher()
-        self._moved = True
-        self.summary.steps += 1
-        self.summary.images_taught += lesson.images if met else 0
-        self.summary.note_loss(lesson.loss)
-        return lesson.loss
-
-    def _learn(
-        self, perceptions: Sequence[ClassifiedBatch], guard: Guard | None, met: bool
-    ) -> Lesson:
-        """Computes the gradient; no weight changes."""
-        margin = self.settings.confidence_margin
         temperature = self.settings.patch_temperature
-        targets = [
-            pseudo_targets(perception.classification, margin, temperature)
-            for perception in perceptions
-        ]
+        targets = [pseudo_targets(batch.classification, temperature) for batch in batches]
         counts = self._counts(targets)
-        if counts.class_weights == 0:
-            return Lesson()
+        if not counts.images:
+            return 0.0
         segmenter = self.model.segmenter
         segmenter.zero_grad(set_to_none=True)
-        loss, weight, outputs = 0.0, 0.0, []
+        loss = 0.0
         with torch.enable_grad(), gradients_for(segmenter, self._graph):
-            for perception, target in zip(perceptions, targets, strict=True):
-                value, share, output = self._backward(perception, target, counts)
-                loss, weight = loss + value, weight + share
-                outputs.append(output)
-                if met:
-                    self.summary.note_before(self._disagreements(output, perception).tolist())
-        excess = 0.0 if guard is None else guard.excess(outputs, perceptions)
-        return Lesson(loss, weight, int(counts.images), excess)
-
-    def _backward(
-        self, perception: ClassifiedBatch, targets: Targets, counts: LossCounts
-    ) -> tuple[float, float, MaskOutput]:
-        """Adds the gradient of one micro-batch; gives loss, sum of weights, and prediction."""
-        outputs = predict(self.model.segmenter, perception)
-        taught = [index for index, mask in enumerate(targets.masks) if len(mask)]
-        if self.teacher is not None and self.settings.teacher_share and taught:
-            with torch.no_grad():
-                teacher = predict(self.teacher, part_of(perception, taught))[-1]
-            targets = blend(targets, teacher, self.settings.teacher_share)
-        known = targets.mask_known.float()
-        weights = None
-        if self.settings.image_weight != "none":
-            disagreements = self._disagreements(outputs[-1], perception)
-            weights = image_weights(self.settings.image_weight, targets.labels, disagreements)
-            _scale_gradients(outputs, weights)
-            known = known * weights
-        extents = perception.inputs.extents
-        loss = sum(self.model.mask_criterion(outputs, targets, counts, extents).values())
-        loss.backward()
-        prediction = MaskOutput(*(None if x is None else x.detach() for x in outputs[-1]))
-        return float(loss.detach()), float(known.sum()), prediction
-
-    def _move(
-        self, perceptions: Sequence[ClassifiedBatch], guard: Guard | None, rate: float
-    ) -> bool:
-        """Lets the optimiser move the weights; says whether the move was kept."""
-        before = [] if guard is None else [p.detach().clone() for p in self.parameters]
+            for batch, target in zip(batches, targets, strict=True):
+                loss += self._backward(batch, target, counts)
+        (loss,) = self._total([loss])
+        self._add_up_gradients()
+        rate = self.settings.lr * self._schedule(self._attempts)
+        self._attempts += 1
+        norm = nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+        if not (math.isfinite(loss) and torch.isfinite(norm)):
+            segmenter.zero_grad(set_to_none=True)
+            self.summary.skipped_not_finite += 1
+            return loss
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self._pull_to_source()
-        if guard is None:
-            return True
-        with torch.no_grad():
-            outputs = [predict(self.model.segmenter, perception)[-1] for perception in perceptions]
-            if self._tolerable(guard.excess(outputs, perceptions)):
-                self._answers = list(zip(perceptions, outputs, strict=True))
-                return True
-            for parameter, value in zip(self.parameters, before, strict=True):
-                parameter.copy_(value)
-        self._new_optimizer()
-        self._note_rollback()
-        return False
+        self.summary.note_step(loss)
+        return loss
 
-    def _tolerable(self, excess: float) -> bool:
-        # Not `>`, which lets NaN pass.
-        return excess <= self.settings.rollback_tolerance
+    def _backward(self, batch: ClassifiedBatch, targets: Targets, counts: LossCounts) -> float:
+        """Adds the gradient of one micro-batch; returns its loss."""
+        outputs = self.model.segmenter(
+            batch.features["patches"], targets.labels, batch.inputs.patch_valid
+        )
+        disagreements = self._disagreements(outputs[-1], batch)
+        self.summary.note_before(disagreements.tolist())
+        if self.settings.image_weight == "agreement":
+            _scale_gradients(outputs, 1 - disagreements)
+        generators = [self._generator(image_id) for image_id in batch.image_ids]
+        losses = self.model.mask_criterion(
+            outputs, targets, counts, batch.inputs.extents, generators
+        )
+        loss = sum(losses.values())
+        loss.backward()
+        return float(loss.detach())
+
+    def _generator(self, image_id: str) -> torch.Generator:
+        """Draws an image's points in this step, whatever else is in the batch or the process."""
+        name = image_id.encode("utf-8", "surrogateescape")
+        number = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
+        sequence = np.random.SeedSequence((self.settings.seed, self._attempts, number))
+        seed = int(sequence.generate_state(1, np.uint64)[0])
+        return torch.Generator(self.model.device).manual_seed(seed)
 
     def _counts(self, targets: list[Targets]) -> LossCounts:
-        images = sum(int(target.mask_known.sum()) for target in targets)
+        images = sum(len(target.labels) for target in targets)
         masks = sum(len(mask) for target in targets for mask in target.masks)
+        images, masks = self._total([images, masks])
         queries = self.model.segmenter.num_queries * images
         weight = self.model.mask_criterion.class_weights(queries, masks)
-        return LossCounts(images, 1.0, max(masks, 1), weight)
+        return LossCounts(images, 1.0, max(masks, 1.0), weight)
 
-    @torch.no_grad()
-    def _pull_to_source(self) -> None:
-        if self.settings.anchor:
-            for parameter, source in zip(self.parameters, self._sources, strict=True):
-                parameter.lerp_(source, self.settings.anchor)
+    def _total(self, values: list[float]) -> list[float]:
+        """Adds numbers up over the processes."""
+        if comm.get_world_size() == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64, device=self.model.device)
+        dist.all_reduce(total)
+        return total.tolist()
 
-    @torch.no_grad()
-    def _update_teacher(self) -> None:
-        if self.teacher is not None:
-            share = 1 - self.settings.teacher_decay
-            pairs = zip(self.teacher.parameters(), self.model.segmenter.parameters(), strict=True)
-            for averaged, present in pairs:
-                averaged.lerp_(present, share)
+    def _add_up_gradients(self) -> None:
+        """Adds the gradients up over the processes; one without images has none."""
+        if comm.get_world_size() == 1:
+            return
+        parameters = self.parameters
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        parts = flat.split([parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
 
-    def _note_rollback(self) -> None:
-        self.summary.rolled_back += 1
-        self._rollbacks += 1
-        if self._rollbacks == self.settings.rollback_patience:
-            self._stopped = self.summary.stopped = True
-            logger.warning("adaptation stops after %d rollbacks", self._rollbacks)
+    def note_prediction(self, output: MaskOutput, batch: ClassifiedBatch) -> None:
+        """Adds the disagreement of predicted masks with the patch maps to the summary."""
+        self.summary.note_after(self._disagreements(output, batch).tolist())
 
-    def note_answer(self, output: MaskOutput, perception: ClassifiedBatch) -> None:
-        """Adds the disagreement of a prediction with the patch maps to the summary."""
-        self.summary.note_after(self._disagreements(output, perception).tolist())
-
-    def _disagreements(self, output: MaskOutput, perception: ClassifiedBatch) -> Tensor:
-        temperature = self.settings.patch_temperature
-        return disagreement_with_patch_maps(output, perception, temperature)
-
-
-def _frozen_copy(segmenter: nn.Module) -> nn.Module:
-    return copy.deepcopy(segmenter).requires_grad_(False).eval()
-
-
-class _Known(nn.Module):
-    """Stands in for a segmenter whose prediction for the images at hand is known."""
-
-    def __init__(self, output: MaskOutput) -> None:
-        super().__init__()
-        self.output = output
-
-    def forward(self, *inputs: Tensor | None) -> list[MaskOutput]:
-        return [self.output]
+    def _disagreements(self, output: MaskOutput, batch: ClassifiedBatch) -> Tensor:
+        return disagreement_with_patch_maps(output, batch, self.settings.patch_temperature)
 
 
 def _scale_gradients(outputs: list[MaskOutput], weights: Tensor) -> None:
-    """Weighs images: an image's loss reaches the network through its own outputs alone."""
+    """Weights images: an image's loss reaches the network through its own outputs alone.
+
+    The weights are not normalised, so a batch of doubtful images moves less.
+    """
     for output in outputs:
         for tensor in output:
-            # Before the first of the parameters that adapt, nothing has a gradient to be weighted.
+            # Outputs above the first parameter that adapts have no gradient to be weighted.
             if tensor is not None and tensor.requires_grad:
                 factors = weights.view(-1, *[1] * (tensor.dim() - 1))
                 tensor.register_hook(functools.partial(torch.mul, factors))

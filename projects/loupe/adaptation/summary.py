@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from detectron2.utils import comm
+
+from loupe.writing import plain, write_json
 
 
 @dataclass
@@ -15,30 +18,21 @@ class AdaptationSummary:
 
     Attributes:
         mode: "offline", "online" or "episodic".
-        images: Readable images that were met.
-        images_taught: Of these, images that taught something when they were met, in a step that
-            was taken and kept; further steps on them (ADAPTATION.STEPS) do not count.
-        steps: Optimiser steps that were taken and kept.
-        skipped_nothing_to_learn: Steps not taken because no image was sure enough.
+        images: Readable images.
+        steps: Optimiser steps that were taken.
         skipped_not_finite: Steps not taken because loss or gradient was not finite.
-        rolled_back: Times that weights were taken back.
-        stopped: Whether so many rollbacks ended the adaptation.
         first_loss: Of the first step; NaN without one.
         last_loss: Of the last step.
-        before: Sum of the disagreements of masks with patch maps when images were met.
+        before: Sum over the images of the disagreement of mask and patch map before a step on them.
         measured_before: Number of images in that sum.
-        after: The same when they were answered.
+        after: The same when the images were predicted.
         measured_after: Number of images in that sum.
     """
 
     mode: str = ""
     images: int = 0
-    images_taught: int = 0
     steps: int = 0
-    skipped_nothing_to_learn: int = 0
     skipped_not_finite: int = 0
-    rolled_back: int = 0
-    stopped: bool = False
     first_loss: float = math.nan
     last_loss: float = math.nan
     before: float = 0.0
@@ -47,37 +41,43 @@ class AdaptationSummary:
     measured_after: int = 0
 
     def note_before(self, disagreements: list[float]) -> None:
-        """Adds images that were met."""
+        """Adds images that a step is about to learn from."""
         self.before += sum(disagreements)
         self.measured_before += len(disagreements)
 
     def note_after(self, disagreements: list[float]) -> None:
-        """Adds images that were answered."""
+        """Adds images that were predicted."""
         self.after += sum(disagreements)
         self.measured_after += len(disagreements)
 
-    def note_loss(self, loss: float) -> None:
-        """Remembers the loss of a step."""
+    def note_step(self, loss: float) -> None:
+        """Adds a step that was taken."""
+        self.steps += 1
         if math.isnan(self.first_loss):
             self.first_loss = loss
         self.last_loss = loss
 
+    def add_up_processes(self) -> None:
+        """Adds the other processes' images; steps and losses are those of all already."""
+        names = ("images", "before", "measured_before", "after", "measured_after")
+        parts = comm.all_gather([getattr(self, name) for name in names])
+        for name, values in zip(names, zip(*parts, strict=True), strict=True):
+            setattr(self, name, sum(values))
+
     def as_json(self) -> dict[str, Any]:
-        """Ready for `json.dumps`; null for what there is not."""
-        return {
-            "mode": self.mode,
-            "images": self.images,
-            "images_taught": self.images_taught,
-            "steps": self.steps,
-            "skipped_nothing_to_learn": self.skipped_nothing_to_learn,
-            "skipped_not_finite": self.skipped_not_finite,
-            "rolled_back": self.rolled_back,
-            "stopped": self.stopped,
-            "first_loss": _finite(self.first_loss),
-            "last_loss": _finite(self.last_loss),
-            "disagreement_before": _mean(self.before, self.measured_before),
-            "disagreement_after": _mean(self.after, self.measured_after),
-        }
+        """Ready for `json.dumps`; null for what is not defined."""
+        return plain(
+            {
+                "mode": self.mode,
+                "images": self.images,
+                "steps": self.steps,
+                "skipped_not_finite": self.skipped_not_finite,
+                "first_loss": self.first_loss,
+                "last_loss": self.last_loss,
+                "disagreement_before": _mean(self.before, self.measured_before),
+                "disagreement_after": _mean(self.after, self.measured_after),
+            }
+        )
 
     def __str__(self) -> str:
         """One line for the log."""
@@ -88,14 +88,9 @@ class AdaptationSummary:
 
     def write(self, path: str | Path) -> None:
         """Writes `as_json` to a file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.as_json(), indent=1, allow_nan=False) + "\n")
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, self.as_json())
 
 
 def _mean(total: float, number: int) -> float | None:
-    return _finite(total / number) if number else None
+    return total / number if number else None

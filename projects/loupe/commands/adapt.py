@@ -6,11 +6,11 @@
 Writes to the output folder what `loupe predict` writes (predictions.csv, maps/, masks/, overlays/),
 and besides:
 
-    adaptation.json     what was done: steps, skipped, rolled back, disagreement before and after
+    adaptation.json     what was done: steps, skipped, disagreement before and after
     model_adapted.pth   the adapted weights, for `loupe predict` (not in episodic mode)
 
 The checkpoint given is only read. No label is asked for or looked up. The keys of ADAPTATION say
-what adapts, how, and how safely (docs/adaptation.md).
+what adapts, and how (docs/adaptation.md).
 Exit status: 0 = all images predicted, 1 = some were not readable (the table says which and why),
 2 = nothing was done.
 """
@@ -52,7 +52,6 @@ def predictions(
         loader,
         mode=cfg.ADAPTATION.MODE,
         images_per_step=cfg.ADAPTATION.IMS_PER_BATCH,
-        steps=cfg.ADAPTATION.STEPS,
         schedule=adaptation_schedule(cfg),
     )
     for batch, outputs in pairs:

@@ -200,38 +200,17 @@ KEYS = {
     # predict it, go on), "episodic" (online, but reset after each batch).
     "ADAPTATION.MODE": Key("none", one_of("none", "offline", "online", "episodic")),
     # What is adapted; "segmenter" is what was released.
-    "ADAPTATION.PARAMETERS": Key(
-        "segmenter", one_of("segmenter", "pixel_decoder", "norms", "embeddings")
-    ),
+    "ADAPTATION.PARAMETERS": Key("segmenter", one_of("segmenter", "norms")),
     # 0 adapts nothing: for comparisons.
     "ADAPTATION.BASE_LR": Key(1e-4, at_least(0)),
     # "wsd": SOLVER's warmup, stable, decay over an offline run; "constant". Other modes: constant.
     "ADAPTATION.SCHEDULE": Key("wsd", one_of("wsd", "constant")),
     "ADAPTATION.WEIGHT_DECAY": Key(5e-2, at_least(0)),
     "ADAPTATION.IMS_PER_BATCH": Key(96, at_least(1)),
-    # Optimiser steps on each batch.
-    "ADAPTATION.STEPS": Key(1, at_least(1)),
-    # From here on all is for safety, and off; docs/adaptation.md says what each is for.
-    # Images whose probability is nearer to 0.5 than this are left out.
-    "ADAPTATION.CONFIDENCE_MARGIN": Key(0.0, between(0, 0.5)),
     # Divides the patch logits: below 1 the pseudo-target is sharper than the patch map.
     "ADAPTATION.PATCH_TEMPERATURE": Key(1.0, above(0)),
-    # Weight of an image: "none" (all alike), "entropy" (of its probability) or "agreement" (of its
-    # patch map with its present mask).
-    "ADAPTATION.IMAGE_WEIGHT": Key("none", one_of("none", "entropy", "agreement")),
-    # Decay of a moving average of the weights, the teacher (0 = none); fraction of its mask in the
-    # pseudo-target; whether it predicts.
-    "ADAPTATION.TEACHER_DECAY": Key(0.0, FRACTION),
-    "ADAPTATION.TEACHER_SHARE": Key(0.5, FRACTION),
-    "ADAPTATION.TEACHER_PREDICTS": Key(False),
-    # After each step weights go this fraction of the way back to the source weights.
-    "ADAPTATION.ANCHOR": Key(0.0, FRACTION),
-    # Take a step back if masks then disagree with the patch maps by more than TOLERANCE more than
-    # the source model's masks do ("patch_map"), or with those masks ("source"); "none". After
-    # PATIENCE rollbacks adaptation stops (0 = never).
-    "ADAPTATION.ROLLBACK": Key("none", one_of("none", "patch_map", "source")),
-    "ADAPTATION.ROLLBACK_TOLERANCE": Key(0.02, FRACTION),
-    "ADAPTATION.ROLLBACK_PATIENCE": Key(3, at_least(0)),
+    # Weight of an image: "none" (all alike) or "agreement" (of its patch map with its mask).
+    "ADAPTATION.IMAGE_WEIGHT": Key("none", one_of("none", "agreement")),
 }
 
 # Detectron2's own keys that a run depends on, and what they may be here.

@@ -109,8 +109,7 @@ RULES = (
         ),
         lambda patch, mask: patch <= mask - 0.05,
         "F1 on the patch grid: patch map {0:.3f}, mask {1:.3f}",
-        "adaptation would teach mistakes: leave it off, or use ADAPTATION.IMAGE_WEIGHT agreement "
-        "and a teacher",
+        "adaptation would teach mistakes: leave it off, or use ADAPTATION.IMAGE_WEIGHT agreement",
     ),
     Rule(
         "probabilities cannot be trusted",

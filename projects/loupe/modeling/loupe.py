@@ -43,11 +43,13 @@ class ClassifiedBatch(NamedTuple):
         inputs: What the network was given.
         features: `patches` (B, C, h, w) and `pooled` (B, C).
         classification: Logits of images and patches.
+        image_ids: Names of the images, where the items have one.
     """
 
     inputs: NetworkInput
     features: dict[str, Tensor]
     classification: ClassifierOutput
+    image_ids: tuple[str, ...]
 
     @property
     def probability(self) -> Tensor:
@@ -205,7 +207,8 @@ class Loupe(nn.Module):
         inputs = self.preprocess(readable)
         features = self.encode(inputs)
         classification = self.classifier(**features, patch_valid=inputs.patch_valid)
-        return ClassifiedBatch(inputs, features, classification)
+        image_ids = tuple(str(item.get("image_id", "")) for item in readable)
+        return ClassifiedBatch(inputs, features, classification, image_ids)
 
     def segment(self, batch: ClassifiedBatch) -> MaskOutput | None:
         """The final masks, conditioned on the classifier's probability; None without segmenter."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator, inference_context, inference_on_dataset
+from detectron2.utils import comm
 from torch import nn
 
 from loupe.adaptation import adapt_and_evaluate, safe_target
@@ -53,10 +54,11 @@ def evaluate_model(
     adaptation = adaptation_of(cfg, copy.deepcopy(model))
     schedule = adaptation_schedule(cfg)
     results = adapt_and_evaluate(cfg, adaptation, loader, evaluator, schedule) or {}
-    adaptation.summary.write(folder / f"adaptation{suffix}.json")
-    if cfg.ADAPTATION.MODE != "episodic":
-        logger.info("Saving adapted weights to %s", target)
-        save_weights(adaptation.model.state_dict(), target)
+    if comm.is_main_process():
+        adaptation.summary.write(folder / f"adaptation{suffix}.json")
+        if cfg.ADAPTATION.MODE != "episodic":
+            logger.info("Saving adapted weights to %s", target)
+            save_weights(adaptation.model.state_dict(), target)
     return results
 
 

@@ -10,6 +10,7 @@ from loupe.data.training.samplers import (
     GroupedBatches,
     TrainingSampler,
     build_sampler,
+    own_part,
 )
 
 LABELS = np.array([1, 0, 0, 0, 1, 0, 0, 0, 0, 0])
@@ -152,3 +153,16 @@ def test_processes_draw_other_images_of_the_same_set():
 def test_groups_that_do_not_go_together_are_refused(lengths, sizes, shares):
     with pytest.raises(ValueError, match="GROUP_SIZES"):
         GroupedBatches(lengths, sizes, shares, seed=0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 4, 9, 11])
+def test_processes_share_each_group_of_images_without_overlap(size, monkeypatch):
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    parts = []
+    for rank in range(2):
+        monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
+        parts.append(list(own_part(size, 4)))
+    assert sorted(parts[0] + parts[1]) == list(range(size))
+    for step in range(-(-size // 4)):
+        together = parts[0][2 * step : 2 * step + 2] + parts[1][2 * step : 2 * step + 2]
+        assert {index // 4 for index in together} == {step}

@@ -25,7 +25,7 @@ from loupe.data.images.errors import UnreadableImageError
 from loupe.data.sources.catalog import load_index
 from loupe.data.sources.index import UNLABELLED, DatasetIndex
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper, error_item
-from loupe.data.training.samplers import Draw, GroupedBatches, build_sampler
+from loupe.data.training.samplers import Draw, GroupedBatches, build_sampler, own_part
 from loupe.data.training.steady import SteadyLoader
 
 # So many unreadable images in a row mean that the data set is at fault, not a file.
@@ -193,16 +193,19 @@ def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
-    """Batches of TEST.IMS_PER_BATCH items; each process has its own part of the set, in order."""
+    """Batches of TEST.IMS_PER_BATCH items; each process has its own part of the set, in order.
+
+    If the model adapts, each process has its own part of the images of each adaptation step.
+    """
     entries = load_index(name)
     mapper = ForgeryDatasetMapper(cfg, is_train=False)
     dataset = EvaluationDataset(_shared(entries), mapper)
-    rank, processes = comm.get_rank(), comm.get_world_size()
-    bounds = [len(entries) * part // processes for part in (rank, rank + 1)]
+    adapts = cfg.ADAPTATION.MODE != "none"
+    images_per_step = cfg.ADAPTATION.IMS_PER_BATCH if adapts else len(entries)
     return SteadyLoader(
         dataset,
         batch_size=cfg.TEST.IMS_PER_BATCH,
-        sampler=range(*bounds),
+        sampler=own_part(len(entries), max(images_per_step, 1)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
         worker_init_fn=start_worker,

@@ -176,6 +176,24 @@ def build_sampler(name: str, labels: np.ndarray, seed: int) -> StreamSampler:
     )
 
 
+def own_part(size: int, group: int) -> Sequence[int]:
+    """This process's part of each `group` of consecutive images, in order.
+
+    Args:
+        size: Number of images.
+        group: Images that the processes share at a time; the last group may be smaller.
+    """
+    rank, processes = comm.get_rank(), comm.get_world_size()
+    if processes == 1:
+        return range(size)
+    part = []
+    for start in range(0, size, group):
+        images = min(group, size - start)
+        bounds = [start + images * one // processes for one in (rank, rank + 1)]
+        part += range(*bounds)
+    return part
+
+
 def shuffled_forever(indices: np.ndarray, seed: tuple[int, ...], start: int = 0) -> Iterator[int]:
     """All indices in random order, again and again, each time in another order.
 
