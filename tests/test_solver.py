@@ -122,13 +122,6 @@ def test_norm_clipping_bounds_the_norm_of_each_parameter(cfg):
     torch.testing.assert_close(large, torch.full((9,), 1 / 3))
 
 
-def test_an_unknown_clip_type_is_an_error_that_names_it(cfg):
-    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
-    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "ful_model"
-    with pytest.raises(ValueError, match="'ful_model'; it must be 'full_model', 'norm' or"):
-        solver.build_optimizer(cfg, Net())
-
-
 def schedule(cfg: CfgNode, steps: int) -> list[float]:
     """Learning rates of all steps over the base rate."""
     cfg.SOLVER.MAX_ITER = steps
@@ -176,19 +169,8 @@ def test_the_schedule_of_103_steps_equals_the_released_one():
     released |= {
         step: 0.5 * (1 + math.cos(math.pi * (step - 92.7) / 10.3)) for step in range(93, 104)
     }
-    multiplier = solver.warmup_stable_decay(0.1, 0.1)
+    multiplier = solver.warmup_stable_decay(0.1, 0.1, "cosine")
     assert {step: multiplier(step / 103) for step in released} == pytest.approx(released)
-
-
-@pytest.mark.parametrize(("warmup", "decay"), [(0.6, 0.6), (-0.1, 0.1), (0.1, -0.1)])
-def test_impossible_fractions_are_an_error(warmup, decay):
-    with pytest.raises(ValueError, match="must not be negative, nor exceed 1 together"):
-        solver.warmup_stable_decay(warmup, decay)
-
-
-def test_an_unknown_decay_shape_is_an_error_that_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"'cos'; it must be one of \['cosine', 'linear'\]"):
-        solver.warmup_stable_decay(0.1, 0.1, "cos")
 
 
 def test_epochs_count_accumulated_batches_and_round_up(cfg):
@@ -207,8 +189,7 @@ def test_epochs_of_data_of_unknown_length_are_an_error(cfg):
         solver.optimizer_steps(cfg, None)
 
 
-@pytest.mark.parametrize(("key", "value"), [("MAX_ITER", 0), ("ACCUMULATION_STEPS", 0)])
-def test_a_run_of_no_steps_is_an_error(cfg, key, value):
-    cfg.SOLVER[key] = value
-    with pytest.raises(ValueError, match=key):
-        solver.optimizer_steps(cfg, 10)
+def test_a_run_of_no_steps_is_an_error(cfg):
+    cfg.SOLVER.EPOCHS = 1.0
+    with pytest.raises(ValueError, match="0 optimiser steps; check SOLVER.EPOCHS"):
+        solver.optimizer_steps(cfg, 0)

@@ -23,13 +23,13 @@ def item(name: str, label: int, mask: np.ndarray | None = None) -> dict:
     }
 
 
-ANSWER = {"forgery_score": 0.5, "forgery_map": torch.zeros(20, 40)}
+PREDICTION = {"forgery_score": 0.5, "forgery_map": torch.zeros(20, 40)}
 
 
 def collect(labels: list[int], num_panels: int) -> list[str]:
     collector = PanelCollector(num_panels)
     for number, label in enumerate(labels):
-        collector.process([item(f"{number}", label)], [ANSWER])
+        collector.process([item(f"{number}", label)], [PREDICTION])
     return [name for name, _ in collector.panels()]
 
 
@@ -52,7 +52,7 @@ def test_images_that_could_not_be_read_are_left_out():
 def test_the_truth_is_drawn_where_the_network_sees_it():
     mask = np.zeros((20, 40), bool)
     mask[:, 20:] = True  # the right half
-    picture = draw_panel(item("a", 1, mask), ANSWER, GroundTruth(1, mask))[-8:]
+    picture = draw_panel(item("a", 1, mask), PREDICTION, GroundTruth(1, mask))[-8:]
     middle = picture[:, 20:36].astype(int)
     blueness = middle[..., 2] - middle[..., 0]
     assert (blueness[:, :7] == 0).all()
@@ -64,6 +64,6 @@ def test_a_crop_shows_its_window_only():
     one = item("a", 1) | {"window": (20.0, 0.0, 36.0, 8.0)}
     forgery_map = torch.zeros(20, 40)
     forgery_map[:8, 20:36] = 1.0
-    answer = {"forgery_score": 1.0, "forgery_map": forgery_map}
-    predicted = draw_panel(one, answer, None)[-8:, 40:56]
+    prediction = {"forgery_score": 1.0, "forgery_map": forgery_map}
+    predicted = draw_panel(one, prediction, None)[-8:, 40:56]
     assert (predicted[..., 0] > predicted[..., 1]).all()

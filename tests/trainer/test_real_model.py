@@ -38,7 +38,12 @@ def step_of(cfg: CfgNode, items: list[dict], size: int) -> Loupe:
     micro_batches = [items[start : start + size] for start in range(0, len(items), size)]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     step = TrainingStep(
-        model, micro_batches, optimizer, seed=0, accumulation_steps=len(micro_batches)
+        model,
+        micro_batches,
+        optimizer,
+        seed=0,
+        accumulation_steps=len(micro_batches),
+        autocast_type=None,
     )
     with EventStorage():
         step.run(0)

@@ -17,14 +17,13 @@ class WeightAverage:
 
     Args:
         model: averaged from its present weights on.
-        decay: share of the old average kept in each update. It is reached gradually, so that the
-            initial weights do not linger in a short run: update number n uses at most
-            (1 + n) / (10 + n).
+        decay: fraction of the old average kept in each update, above 0 and below 1. It is reached
+            gradually, so that the initial weights do not linger in a short run: update number n
+            uses at most (1 + n) / (10 + n).
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
-        if not 0 < decay < 1:
-            raise ValueError(f"SOLVER.EMA_DECAY is {decay}; it must be above 0 and below 1.")
+        assert 0 < decay < 1, decay
         self.model = model
         self.decay = decay
         self.updates = 0

@@ -56,7 +56,7 @@ def draw_panel(
 
     Args:
         item: of an evaluation batch, with "image", "valid_size" and "window".
-        output: the model's answer, with "forgery_map" and "forgery_score".
+        output: the model's prediction, with "forgery_map" and "forgery_score".
         truth: of the image; None = not known.
 
     Returns:

@@ -38,8 +38,8 @@ class TrainingStep:
     It owns autocast, because Detectron2's `AMPTrainer` insists on CUDA.
 
     Args:
-        model: answers `model(batch, counts=...)` with weighted losses and has `loss_counts`; may
-            be wrapped in DistributedDataParallel.
+        model: `model(batch, counts=...)` gives weighted losses, `model.loss_counts(batch)` their
+            normalisers; may be wrapped in DistributedDataParallel.
         data_loader: endless, yields the micro-batches of this process.
         optimizer: of the model's trainable parameters.
         seed: of the run, the same on all processes. Every step draws from random states made
@@ -56,8 +56,8 @@ class TrainingStep:
         optimizer: torch.optim.Optimizer,
         *,
         seed: int,
-        accumulation_steps: int = 1,
-        autocast_type: torch.dtype | None = None,
+        accumulation_steps: int,
+        autocast_type: torch.dtype | None,
     ) -> None:
         self.model = model.train()
         self.data_loader = data_loader
@@ -200,13 +200,11 @@ def autocast_type(cfg: CfgNode) -> torch.dtype | None:
     it, at a tenth of the speed of float32.
 
     Raises:
-        ValueError: the type is unknown, or float16 without CUDA.
+        ValueError: float16 without CUDA.
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return None
     name = cfg.SOLVER.AMP.DTYPE
-    if name not in AUTOCAST_TYPES:
-        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; it must be one of {list(AUTOCAST_TYPES)}.")
     device = torch.device(cfg.MODEL.DEVICE).type
     if name == "float16" and device != "cuda":
         raise ValueError(
@@ -223,10 +221,9 @@ def autocast_type(cfg: CfgNode) -> torch.dtype | None:
 
 
 def _has_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16; True where nothing is known of it."""
-    # PyTorch 2.12 tells it.
-    ask = getattr(torch.cpu, "get_capabilities", dict)
-    found = ask()
+    """Whether the processor multiplies in bfloat16; True where PyTorch does not say."""
+    # From PyTorch 2.12 on.
+    found = getattr(torch.cpu, "get_capabilities", dict)()
     known = [found[name] for name in ("avx512_bf16", "amx_bf16") if name in found]
     return any(known) or not known
 

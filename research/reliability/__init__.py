@@ -1,0 +1,1 @@
+"""Programs that check what docs/reliability.md promises."""
