@@ -213,7 +213,7 @@ def disturb(
         run_to_end(folder, name)
         found = left_behind(folder / name)
         differences = tuple(part for part in expected if found[part] != expected[part])
-    except (RuntimeError, TimeoutError) as error:
+    except (RuntimeError, TimeoutError, ValueError) as error:
         print(error)
         differences = ("failed",)
     return Outcome(ways, differences, orphans, time.monotonic() - start)

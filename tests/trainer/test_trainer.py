@@ -142,6 +142,17 @@ def test_an_unusable_checkpoint_is_named_and_the_one_before_it_is_resumed(folder
     assert not (folder / "sprung").exists()
 
 
+def test_a_damaged_checkpoint_of_a_signal_does_not_stay(folder):
+    cfg = toy_config(folder, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 6)
+    trainer = train(cfg, stop_at=3)
+    trainer.iter = 2
+    trainer.checkpointer.save(2)
+    (folder / "output" / "model_0000002.pth").write_bytes(b"")
+    assert train(cfg, resume=True).start_iter == 2
+    names = [path.name for path in (folder / "output").glob("model_0*")]
+    assert sorted(names) == ["model_0000003.pth", "model_0000005.pth"]
+
+
 def test_without_a_checkpoint_that_is_whole_the_run_does_not_start_again_in_silence(folder):
     train(toy_config(folder))
     (folder / "output" / "model_final.pth").write_bytes(b"")

@@ -104,12 +104,12 @@ class LoupeCheckpointer:
     def resume(self) -> None:
         """Loads the last checkpoint that is whole, with all its state.
 
-        A damaged one is named in the log and left alone; the one before it is loaded.
+        A damaged one is named in the log, and the one before it is loaded.
 
         Raises:
             CheckpointError: None is whole, or the one that is does not fit the model.
         """
-        reasons = []
+        reasons, unusable = [], set()
         for path in self._candidates():
             try:
                 content = read_torch(path)
@@ -118,12 +118,17 @@ class LoupeCheckpointer:
             except (CheckpointError, OSError) as error:
                 logger.warning("Cannot resume from this checkpoint, trying one before: %s", error)
                 reasons.append(str(error))
+                unusable.add(path)
                 continue
             load_into(self.model, content["model"], source=str(path))
             self.trainer.load_state_dict(content["trainer"])
             self.saved = content["iteration"]
-            # Later ones will be written again when the run gets there.
-            self._own = {number for number in self._numbered() if number <= self.saved}
+            # Later ones are of another run, or will be written again when this one gets there.
+            self._own = {
+                number
+                for number, path in self._numbered().items()
+                if number <= self.saved or path in unusable
+            }
             logger.info("Resuming from %s after iteration %d", path, self.saved)
             return
         raise CheckpointError(
