@@ -172,7 +172,7 @@ def test_offline_adaptation_warms_up_and_decays_and_online_keeps_its_rate(
     loader = [unlabelled(make_item, [seed]) for seed in range(10)]
     adaptation = TestTimeAdaptation(tiny_model, lr=1e-3)
     noted = rates(adaptation)
-    schedule = warmup_stable_decay(0.2, 0.2)
+    schedule = warmup_stable_decay(0.2, 0.2, "cosine")
     list(adapted_predictions(adaptation, loader, mode=mode, images_per_step=1, schedule=schedule))
     assert len(noted) == 10
     assert noted[2:8] == pytest.approx([1e-3] * 6)

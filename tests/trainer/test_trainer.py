@@ -142,6 +142,17 @@ def test_an_unusable_checkpoint_is_named_and_the_one_before_it_is_resumed(folder
     assert not (folder / "sprung").exists()
 
 
+def test_a_run_killed_just_before_its_final_checkpoint_gets_one(folder):
+    cfg = toy_config(folder, "SOLVER.CHECKPOINT_PERIOD", 2)
+    train(cfg)
+    output = folder / "output"
+    (output / "model_final.pth").unlink()
+    (output / "last_checkpoint").write_text("model_0000003.pth")
+    train(cfg, resume=True)
+    weights = [load_weights(output / f"model_{name}.pth") for name in ("final", "0000003")]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
 def test_a_damaged_checkpoint_of_a_signal_does_not_stay(folder):
     cfg = toy_config(folder, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 6)
     trainer = train(cfg, stop_at=3)

@@ -159,6 +159,9 @@ class LoupeTrainer(DefaultTrainer):
             return
         self.iter = self.storage.iter = self.start_iter - 1
         restore_storage(self.storage, self._logged)
+        if self.start_iter == self.max_iter and comm.is_main_process():
+            # It may have been killed between the periodic checkpoint and the final one.
+            self.checkpointer.save(self.iter, final=True)
         for hook in self.after_checkpoint:
             hook.after_step()
         self.iter = self.storage.iter = self.start_iter
