@@ -156,7 +156,7 @@ class PoolWriter:
             "w", newline="", encoding="utf-8"
         )
         self._files = csv.writer(self._originals)
-        self._files.writerow(["image", "mask", "label", "technique", "source"])
+        self._files.writerow(["image", "mask", "label", "technique", "source", "camera"])
         self._folder = folder
 
     def add(self, photograph: Photograph, image: np.ndarray) -> None:
@@ -178,9 +178,8 @@ class PoolWriter:
             place = self._folder / "originals" / photograph.name
             place.parent.mkdir(exist_ok=True)
             place.write_bytes(photograph.data)
-            self._files.writerow(
-                [f"originals/{photograph.name}", "", 0, "authentic", photograph.source]
-            )
+            entry = [f"originals/{photograph.name}", "", 0, "authentic", photograph.source]
+            self._files.writerow([*entry, photograph.camera])
 
     def close(self) -> None:
         """Closes the files."""

@@ -97,14 +97,18 @@ class GroundTruth(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """The answer for one image.
+    """The prediction for one image.
 
     Attributes:
-        score: probability that the image is forged.
+        score: probability that the image is forged, calibrated where the weights carry a rule.
         forgery_map: (height, width) float32 in [0, 1] at the image's own size.
         patch_map: (h, w) float32 in [0, 1], the patch classifier's map; None if it has none.
+        verdict: "authentic", "forged" or "undecided"; "" where the weights carry no rule.
+        reasons: why it is undecided.
     """
 
     score: float
     forgery_map: np.ndarray
     patch_map: np.ndarray | None
+    verdict: str = ""
+    reasons: tuple[str, ...] = ()

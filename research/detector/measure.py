@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ import torch
 from loupe.config import load_config
 from loupe.data.images.decoding import read_picture
 from loupe.data.images.masks import read_mask
+from loupe.data.sources.synthetic import is_synthetic, list_synthetic, render
 from loupe.evaluation.measures import measure_image
 from loupe.inference import LoupePredictor
 from loupe.structures import GroundTruth
@@ -55,18 +57,23 @@ class Case(NamedTuple):
     """One image of a set.
 
     Attributes:
-        file: of the image.
+        file: of the image, or its name in a synthetic stream.
         mask: its file; None = authentic.
         label: 1 = forged.
         technique: as the set says.
         group: images of one group share a source photograph.
     """
 
-    file: Path
-    mask: Path | None
+    file: str
+    mask: str | None
     label: int
     technique: str
     group: str
+
+    @property
+    def name(self) -> str:
+        """What the image is called in the table."""
+        return self.file if is_synthetic(self.file) else Path(self.file).name
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -79,26 +86,51 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", help="checkpoint; by default MODEL.WEIGHTS")
     parser.add_argument("--cameras", type=Path, help="manifest of camera files")
     parser.add_argument("--sets", nargs="*", default=[], metavar="NAME=MANIFEST")
+    parser.add_argument(
+        "--streams", nargs="*", default=[], metavar="NAME=synthetic://...", help="made on the fly"
+    )
     parser.add_argument("--harder", nargs="*", default=[], metavar="NAME")
+    parser.add_argument(
+        "--per-camera", type=int, default=0, help="at most so many of a camera model; 0 = all"
+    )
     parser.add_argument("--versions", nargs="*", help="of the camera photographs; default: all")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE")
     return parser.parse_intermixed_args(words)
 
 
-def read_cases(manifest: Path) -> list[Case]:
-    """Images of a manifest, with the source photographs that they share."""
+def read_cases(manifest: Path, per_camera: int = 0) -> list[Case]:
+    """Images of a manifest, with the source photographs that they share.
+
+    With `per_camera`, only the first so many of each camera model, which the manifest then names.
+    """
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    if per_camera:
+        taken: Counter[str] = Counter()
+        kept = []
+        for row in rows:
+            taken[row["camera"]] += 1
+            if taken[row["camera"]] <= per_camera:
+                kept.append(row)
+        rows = kept
     groups = _connected([_sources(row) for row in rows])
     return [
         Case(
-            manifest.parent / row["image"],
-            manifest.parent / row["mask"] if row["mask"] else None,
+            str(manifest.parent / row["image"]),
+            str(manifest.parent / row["mask"]) if row["mask"] else None,
             int(row["label"]),
             row["technique"],
             str(group),
         )
         for row, group in zip(rows, groups, strict=True)
+    ]
+
+
+def stream_cases(name: str) -> list[Case]:
+    """Images of a synthetic stream; an authentic one and its forged twin make a group."""
+    return [
+        Case(entry["file_name"], None, entry["label"], entry["technique"], str(number // 2))
+        for number, entry in enumerate(list_synthetic(name))
     ]
 
 
@@ -181,7 +213,15 @@ CAMERA_VERSIONS: dict[str, Version] = {
 HARDER: dict[str, Version] = {"jpeg80": _stored, "x0.75": _three_quarters}
 
 
-def read_stored(path: Path) -> np.ndarray:
+def read_case(case: Case) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels (H, W, 3) uint8 as stored and, of a forged image, its mask (H, W) in [0, 1]."""
+    if is_synthetic(case.file):
+        image, mask = render(case.file)
+        return image, mask if case.label else None
+    return read_stored(case.file), read_mask(case.mask) if case.mask else None
+
+
+def read_stored(path: str) -> np.ndarray:
     """(H, W, 3) uint8 RGB, without regard to the orientation tag."""
     return read_picture(path).pixels
 
@@ -190,8 +230,7 @@ def measure_case(
     predictor: LoupePredictor, case: Case, set_name: str, versions: dict[str, Version]
 ) -> Iterator[dict[str, object]]:
     """A row for each version of an image that there is."""
-    image = read_stored(case.file)
-    mask = read_mask(case.mask) if case.mask else None
+    image, mask = read_case(case)
     for name, version in versions.items():
         made = version(image, mask)
         if made is None:
@@ -200,7 +239,7 @@ def measure_case(
         prediction = predictor(pixels)
         known = None if truth is None else truth >= 0.5
         measures, _ = measure_image(
-            str(case.file),
+            case.name,
             GroundTruth(case.label, known),
             prediction.score,
             prediction.forgery_map,
@@ -210,7 +249,7 @@ def measure_case(
         yield {
             "set": set_name,
             "version": name,
-            "file": case.file.name,
+            "file": case.name,
             "group": case.group,
             "label": case.label,
             "technique": case.technique,
@@ -235,10 +274,14 @@ def main(words: list[str] | None = None) -> None:
         name, _, manifest = entry.partition("=")
         versions = {"as is": _as_it_is} | (HARDER if name in arguments.harder else {})
         work += [(name, case, versions) for case in read_cases(Path(manifest))]
+    for entry in arguments.streams:
+        name, _, stream = entry.partition("=")
+        work += [(name, case, {"as is": _as_it_is}) for case in stream_cases(stream)]
     if arguments.cameras:
         names = arguments.versions or list(CAMERA_VERSIONS)
         versions = {name: CAMERA_VERSIONS[name] for name in names}
-        work += [("cameras", case, versions) for case in read_cases(arguments.cameras)]
+        cameras = read_cases(arguments.cameras, arguments.per_camera)
+        work += [("cameras", case, versions) for case in cameras]
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "images.csv"
     done = set()
@@ -251,9 +294,7 @@ def main(words: list[str] | None = None) -> None:
             table.writeheader()
         for name, case, versions in work:
             left = {
-                key: value
-                for key, value in versions.items()
-                if (name, case.file.name, key) not in done
+                key: value for key, value in versions.items() if (name, case.name, key) not in done
             }
             with torch.no_grad():
                 table.writerows(measure_case(predictor, case, name, left))

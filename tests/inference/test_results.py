@@ -39,7 +39,7 @@ def test_unreadable_files_get_a_row_with_the_reason_and_end_nothing(
     (images / "inside.jpg").write_bytes(whole[:middle] + b"\xff\xd3" + whole[middle + 2 :])
     assert predict(predictor, images, tmp_path / "output") == (3, 3)
     rows = table(tmp_path / "output")
-    assert list(rows["good.png"]) == ["file", "probability", "error", "warning"]
+    assert list(rows["good.png"])[:4] == ["file", "probability", "error", "warning"]
     failed = {name for name, row in rows.items() if row["error"]}
     assert failed == {"text.png", "empty.jpg", "truncated.jpg"}
     assert all(not rows[name]["probability"] for name in failed)

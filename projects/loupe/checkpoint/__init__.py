@@ -1,6 +1,12 @@
 """Weights: reading and writing them strictly, and the names that released models give them."""
 
-from loupe.checkpoint.files import encoder_weights, load_into, load_weights, save_weights
+from loupe.checkpoint.files import (
+    encoder_weights,
+    load_into,
+    load_metadata,
+    load_weights,
+    save_weights,
+)
 from loupe.checkpoint.formats import read_torch, write_torch
 from loupe.checkpoint.released import (
     EMPTY_WEIGHT,
@@ -24,6 +30,7 @@ __all__ = [
     "from_released",
     "is_original_encoder",
     "load_into",
+    "load_metadata",
     "load_weights",
     "read_torch",
     "save_weights",

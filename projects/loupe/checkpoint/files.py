@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
@@ -46,6 +47,15 @@ def load_weights(path: str | Path) -> Weights:
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 
+def load_metadata(path: str | Path) -> dict[str, str]:
+    """What a `.safetensors` file says beside its tensors; nothing of other files."""
+    path = _file(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    with safe_open(path, "pt") as content:
+        return content.metadata() or {}
+
+
 def _file(path: str | Path) -> Path:
     if not is_shipped(str(path)):
         return Path(path)
@@ -55,12 +65,20 @@ def _file(path: str | Path) -> Path:
         raise CheckpointError(str(error)) from error
 
 
-def save_weights(weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Writes `.safetensors`, or a torch file `{"model": weights}` for any other ending."""
+def save_weights(
+    weights: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes `.safetensors`, or a torch file `{"model": weights}` for any other ending.
+
+    Args:
+        weights: to write.
+        path: the file.
+        metadata: words that a `.safetensors` file carries beside its tensors.
+    """
     path = Path(path)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     if path.suffix == ".safetensors":
-        write_safetensors(tensors, path)
+        write_safetensors(tensors, path, metadata)
     else:
         write_torch({"model": tensors}, path)
 

@@ -159,9 +159,15 @@ def read_safetensors(path: Path) -> Weights:
     return weights
 
 
-def write_safetensors(weights: Weights, path: Path) -> None:
-    """Writes a `.safetensors` file with a checksum of its tensors, whole or not at all."""
-    write_bytes(path, save(weights, metadata={_CHECKSUM: _checksum(weights)}))
+def write_safetensors(
+    weights: Weights, path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a `.safetensors` file with a checksum of its tensors, whole or not at all.
+
+    `metadata` are further words that the file carries.
+    """
+    words = dict(metadata or {}) | {_CHECKSUM: _checksum(weights)}
+    write_bytes(path, save(weights, metadata=words))
 
 
 def _checksum(weights: Weights) -> str:

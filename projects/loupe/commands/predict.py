@@ -9,7 +9,8 @@ it is the small Loupe that comes with the code (weights/README.md).
 
 Writes to the output folder, at each image's own size and under its name:
 
-    predictions.csv      file, probability, error (why there is no probability, if so), warning
+    predictions.csv      file, probability, error (why there is no probability, if so), warning,
+                         verdict (authentic, forged, undecided), reasons of an undecided one
     maps/<name>.png      probability of each pixel, 8 bit, 255 = forged
     masks/<name>.png     0 or 255 = forged
     overlays/<name>.png  the image with its map drawn on it

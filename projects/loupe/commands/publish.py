@@ -2,6 +2,7 @@
 
     loupe publish output/loupe_tiny/stage2/model_best.pth loupe_tiny_copies.safetensors
 
+`--verdict FILE.json` stores a rule for verdicts (`research.detector.calibrate`) with the weights.
 `loupe://loupe_tiny_copies.safetensors` then means that file, and is refused if it changes.
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loupe.commands.command_line import run_command
@@ -19,8 +21,16 @@ from loupe.writing import write_text
 LARGEST_HALF = 65504.0
 
 
-def publish(source: Path, name: str, folder: Path = FOLDER) -> str:
+def publish(
+    source: Path, name: str, folder: Path = FOLDER, metadata: Mapping[str, str] | None = None
+) -> str:
     """Writes the file and its line; returns the hash.
+
+    Args:
+        source: Checkpoint of training.
+        name: Of the file to write.
+        folder: Where.
+        metadata: Words that the file carries beside its tensors.
 
     Raises:
         CheckpointError: The source is unreadable, or a weight does not fit half precision.
@@ -32,7 +42,7 @@ def publish(source: Path, name: str, folder: Path = FOLDER) -> str:
     if too_large:
         raise CheckpointError(f"{source}: not in half precision: {', '.join(too_large)}")
     half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
-    save_weights(half, folder / name)
+    save_weights(half, folder / name, metadata)
     digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     sums = folder / SUMS
     lines = sums.read_text().splitlines() if sums.exists() else []
@@ -45,11 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("source", type=Path, help="checkpoint of training")
     parser.add_argument("name", help="file name in weights/, ending in .safetensors")
+    parser.add_argument("--verdict", type=Path, help="JSON file with a rule for verdicts")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Publishes one file."""
-    digest = publish(arguments.source, arguments.name)
+    from loupe.inference.verdict import VerdictRule
+
+    metadata = None
+    if arguments.verdict:
+        values = json.loads(arguments.verdict.read_text(encoding="utf-8"))
+        metadata = VerdictRule(**values).as_metadata()
+    digest = publish(arguments.source, arguments.name, metadata=metadata)
     size = (FOLDER / arguments.name).stat().st_size / 1e6
     print(f"{FOLDER / arguments.name}: {size:.1f} MB, SHA-256 {digest}")
     return 0

@@ -1,6 +1,6 @@
 """Reads the saved predictions of any detector: one folder, one of the kinds below.
 
-    loupe        predictions.csv (file,probability,error) and maps/, as tools/predict.py writes
+    loupe        predictions.csv (file,probability,error,...) and maps/, as tools/predict.py writes
     ddl2025      predictions.txt (name.png,0.1234) and masks/
     benco        pred/ and pred_label*.json, as IMDL-BenCo writes
     coco         one .json of COCO results or a COCO data set with RLE masks

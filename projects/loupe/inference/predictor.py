@@ -17,13 +17,14 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 import loupe.modeling  # noqa: F401  Registers the meta-architecture with Detectron2.
-from loupe.checkpoint import load_into, load_weights
+from loupe.checkpoint import load_into, load_metadata, load_weights
 from loupe.data.images.decoding import read_picture
 from loupe.data.images.orientation import ORIENTATIONS, UPRIGHT
 from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.training.loaders import EvaluationDataset, start_worker
 from loupe.data.training.steady import SteadyLoader
+from loupe.inference.verdict import VerdictRule, rule_of
 from loupe.modeling.guarded import guarded
 from loupe.structures import Prediction
 
@@ -55,7 +56,8 @@ class LoupePredictor:
     Example:
         >>> from loupe import load_config
         >>> predictor = LoupePredictor(load_config("configs/loupe_tiny.yaml"))  # doctest: +SKIP
-        >>> score, forgery_map, _ = predictor("photograph.jpg")  # doctest: +SKIP
+        >>> prediction = predictor("photograph.jpg")  # doctest: +SKIP
+        >>> prediction.score, prediction.verdict  # doctest: +SKIP
 
     Args:
         cfg: Configuration of the model.
@@ -79,6 +81,7 @@ class LoupePredictor:
         self.model = build_model(cfg).eval()
         load_into(self.model, load_weights(weights), source=str(weights))
         self.mapper = ForgeryDatasetMapper(cfg, is_train=False)
+        self.rule = rule_of(load_metadata(weights))
 
     @torch.no_grad()
     def __call__(self, image: ImageSource) -> Prediction:
@@ -93,8 +96,9 @@ class LoupePredictor:
             TypeError, ValueError: It is something else.
         """
         pixels, orientation = pixels_of(image)
-        (output,) = self.model([self.mapper.map_image(pixels, orientation=orientation)])
-        return _prediction(output)
+        item = self.mapper.map_image(pixels, orientation=orientation)
+        (output,) = self.model([item])
+        return _prediction(item, output, self.rule)
 
     @torch.no_grad()
     def predict_files(
@@ -112,7 +116,7 @@ class LoupePredictor:
         """
         model = guarded(self.model)
         for batch in self.loader(files, workers):
-            yield from named_predictions(batch, model(batch))
+            yield from named_predictions(batch, model(batch), self.rule)
 
     def loader(self, files: Sequence[str | Path], workers: int = 0) -> SteadyLoader:
         """Batches of TEST.IMS_PER_BATCH unlabelled items, in order; see `predict_files`.
@@ -130,11 +134,13 @@ class LoupePredictor:
 
 
 def named_predictions(
-    batch: list[dict[str, Any]], outputs: list[dict[str, Any]]
+    batch: list[dict[str, Any]],
+    outputs: list[dict[str, Any]],
+    rule: VerdictRule | None = None,
 ) -> Iterator[FilePrediction]:
     """Each item's file and what the model gave for it, or the reason why it gave nothing."""
     for item, output in zip(batch, outputs, strict=True):
-        prediction = None if "error" in output else _prediction(output)
+        prediction = None if "error" in output else _prediction(item, output, rule)
         yield FilePrediction(
             item["file_name"], prediction, output.get("error", ""), item.get("warnings", ())
         )
@@ -183,10 +189,15 @@ def _pixels_of_pillow(image: Image.Image) -> tuple[np.ndarray, int]:
     return read_picture(content.getvalue(), name="the PIL image").pixels, orientation
 
 
-def _prediction(output: dict[str, Any]) -> Prediction:
+def _prediction(
+    item: dict[str, Any], output: dict[str, Any], rule: VerdictRule | None
+) -> Prediction:
     patch_map = output["patch_map"]
-    return Prediction(
-        output["forgery_score"],
-        output["forgery_map"].numpy(),
-        None if patch_map is None else patch_map.numpy(),
-    )
+    maps = output["forgery_map"].numpy(), None if patch_map is None else patch_map.numpy()
+    if rule is None:
+        return Prediction(output["forgery_score"], *maps)
+    height, width = item["valid_size"]
+    pixels = item["image"][:, :height, :width].permute(1, 2, 0).cpu().numpy()
+    smaller_side = min(item["height"], item["width"])
+    probability, word, reasons = rule.judge(output["forgery_score"], pixels, smaller_side)
+    return Prediction(probability, *maps, word, reasons)

@@ -17,7 +17,7 @@ from loupe.structures import THRESHOLD, Prediction
 from loupe.visualization import overlay
 from loupe.writing import guard_cell, write_bytes
 
-COLUMNS = ("file", "probability", "error", "warning")
+COLUMNS = ("file", "probability", "error", "warning", "verdict", "reasons")
 
 
 def write_predictions(
@@ -62,22 +62,23 @@ def write_predictions(
 
 def _write_one(
     output: Path, name: str, one: FilePrediction, overlays: bool
-) -> tuple[str, str, str, str]:
+) -> tuple[str, ...]:
     """Writes the pictures of one image; returns its row."""
     image, prediction, error, warnings = one
     warning = "; ".join(warnings)
     if prediction is None:
-        return image, "", error, warning
+        return image, "", error, warning, "", ""
     try:
         pictures = _pictures(image, prediction, overlays)
     except Exception as fault:  # The image was replaced meanwhile, or the memory is full.
         error = f"{image}: cannot be drawn ({type(fault).__name__}: {fault})"
-        return image, "", error, warning
+        return image, "", error, warning, "", ""
     for folder, picture in pictures.items():
         encoded, data = cv2.imencode(".png", picture)
         assert encoded, image
         write_bytes(output / folder / f"{name}.png", data.tobytes())
-    return image, f"{prediction.score:.6f}", "", warning
+    reasons = "; ".join(prediction.reasons)
+    return image, f"{prediction.score:.6f}", "", warning, prediction.verdict, reasons
 
 
 def _pictures(image: str, prediction: Prediction, overlays: bool) -> dict[str, np.ndarray]:

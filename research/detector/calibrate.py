@@ -1,0 +1,125 @@
+"""Fits the rule that turns scores into verdicts, on validation photographs and forgeries.
+
+    python -m research.detector.calibrate output/measured_valid/images.csv output/verdict.json
+
+The table is that of `research.detector.measure`, of weights without a rule: camera photographs in
+all their versions (the set `cameras`) and streams of twins. Fitted are
+
+- slope, offset and size term, by logistic regression on all sets, forged and authentic images
+  weighing the same, and so do all sets;
+- the operating point: the probability that `--alarms` of the camera photographs reach, the mean of
+  all versions of them;
+- the lower end of the undecided band, which `--band` of the camera photographs reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import minimize
+
+from loupe.inference.verdict import REFERENCE_PIXELS, VerdictRule
+from research.detector.summary import Rows, network_pixels, read_rows
+
+_SMALLEST = 1e-6
+# An image with fewer pixels to a side has too few blocks to compare.
+SMALLEST_SIDE = 96
+# Of pixels that equal their neighbour: photographs of the pool stay below, drawings above.
+FLATTEST = 0.6
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", type=Path, help="table of measured images")
+    parser.add_argument("output", type=Path, help="JSON file to write")
+    parser.add_argument("--alarms", type=float, default=0.05)
+    parser.add_argument("--band", type=float, default=0.2)
+    return parser.parse_args(words)
+
+
+def features(rows: Rows) -> np.ndarray:
+    """(n, 3): logit of the score, 1, doublings of the network image's pixels."""
+    score = np.clip(rows.number("score"), _SMALLEST, 1 - _SMALLEST)
+    doublings = np.log2(network_pixels(rows) / REFERENCE_PIXELS)
+    return np.stack([np.log(score / (1 - score)), np.ones(len(score)), doublings], axis=1)
+
+
+def fit(x: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Coefficients (3,) of the likeliest logistic regression; a slope is never negative."""
+
+    def loss(coefficients: np.ndarray) -> float:
+        margin = (x @ coefficients) * np.where(labels > 0, 1, -1)
+        return float((weights * np.logaddexp(0, -margin)).sum() / weights.sum())
+
+    bounds = [(0.05, 5), (None, None), (None, None)]
+    return minimize(loss, np.array([1.0, 0.0, 0.0]), method="L-BFGS-B", bounds=bounds).x
+
+
+def balanced_weights(rows: Rows) -> np.ndarray:
+    """(n,) so that sets weigh the same in each class, and both classes the same."""
+    labels = rows.number("label")
+    weights = np.zeros(len(labels))
+    for label in (0, 1):
+        names = rows.text("set")
+        present = sorted(set(names[labels == label]))
+        for name in present:
+            inside = (names == name) & (labels == label)
+            weights[inside] = 1 / (len(present) * inside.sum())
+    return weights
+
+
+def fit_rule(rows: Rows, alarms: float, band: float) -> VerdictRule:
+    """The rule of a table."""
+    x = features(rows)
+    coefficients = fit(x, rows.number("label"), balanced_weights(rows))
+    cameras = rows.text("set") == "cameras"
+    probability = 1 / (1 + np.exp(-(x[cameras] @ coefficients)))
+    versions = rows.text("version")[cameras]
+    high, low = (
+        weighted_quantile(probability, versions, 1 - fraction) for fraction in (alarms, band)
+    )
+    photographs = len(set(rows.text("file")[cameras]))
+    statement = (
+        f"At most {alarms:.0%} of camera photographs reach {high:.2f}: fitted on {photographs} "
+        f"photographs of cameras that occur nowhere in training, in {len(set(versions))} versions, "
+        f"and on {int(rows.number('label').sum())} forgeries made of such photographs"
+    )
+    slope, offset, size_slope = (round(float(value), 4) for value in coefficients)
+    return VerdictRule(
+        slope,
+        offset,
+        size_slope,
+        forged_from=round(float(high), 4),
+        authentic_below=round(float(low), 4),
+        smallest_side=SMALLEST_SIDE,
+        flattest=FLATTEST,
+        statement=statement,
+    )
+
+
+def weighted_quantile(values: np.ndarray, groups: np.ndarray, fraction: float) -> float:
+    """The value below which a fraction lies, all groups weighing the same."""
+    weights = np.zeros(len(values))
+    for group in set(groups):
+        weights[groups == group] = 1 / (groups == group).sum()
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    return float(values[order][np.searchsorted(reached, fraction)])
+
+
+def main(words: list[str] | None = None) -> None:
+    """Fits and writes the rule."""
+    arguments = parse_arguments(words)
+    rule = fit_rule(read_rows(arguments.images), arguments.alarms, arguments.band)
+    arguments.output.write_text(json.dumps(rule._asdict(), indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(rule._asdict(), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The table of a measured detector, with 95% intervals over source photographs.
+
+    python -m research.detector.summary output/measured/images.csv [--rule output/verdict.json]
+
+With a rule, or where the weights carried one, verdicts are those of the rule; else forged means a
+score of at least 0.5. Intervals resample groups of images that share a source photograph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from loupe.evaluation.calibration import calibration_error
+from loupe.inference.verdict import VerdictRule
+
+RESAMPLES = 500
+# The longest side of what the network sees (INPUT.SIZE of configs/loupe_tiny.yaml).
+LONGEST = 1024
+
+
+class Rows(NamedTuple):
+    """Columns of a table of measured images."""
+
+    columns: dict[str, np.ndarray]
+
+    def text(self, name: str) -> np.ndarray:
+        """(n,) of str."""
+        return self.columns[name]
+
+    def number(self, name: str) -> np.ndarray:
+        """(n,) of float."""
+        return self.columns[name].astype(float)
+
+    def where(self, chosen: np.ndarray) -> Rows:
+        """Some of the rows."""
+        return Rows({name: values[chosen] for name, values in self.columns.items()})
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.columns["score"])
+
+
+def read_rows(path: Path) -> Rows:
+    """The table of `research.detector.measure`."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return Rows({name: np.array([row[name] for row in rows]) for name in rows[0]})
+
+
+def network_pixels(rows: Rows) -> np.ndarray:
+    """(n,) pixels that the network saw of each image."""
+    height, width = rows.number("height"), rows.number("width")
+    scale = np.minimum(1.0, LONGEST / np.maximum(height, width))
+    return np.round(height * scale) * np.round(width * scale)
+
+
+def with_rule(rows: Rows, rule: VerdictRule) -> Rows:
+    """The rows with calibrated scores."""
+    pixels = network_pixels(rows)
+    scores = [
+        rule.probability(score, int(size))
+        for score, size in zip(rows.number("score"), pixels, strict=True)
+    ]
+    return Rows(rows.columns | {"score": np.array(scores)})
+
+
+def interval(rows: Rows, metric: Callable[[Rows], float]) -> str:
+    """A metric with its 95% interval, as text."""
+    groups = {name: np.flatnonzero(rows.text("group") == name) for name in set(rows.text("group"))}
+    names = sorted(groups)
+    generator = np.random.default_rng(0)
+    values = []
+    for _ in range(RESAMPLES):
+        drawn = generator.choice(len(names), len(names))
+        values.append(metric(rows.where(np.concatenate([groups[names[i]] for i in drawn]))))
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return f"{metric(rows):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _auc(rows: Rows) -> float:
+    labels = rows.number("label")
+    return roc_auc_score(labels, rows.number("score")) if 0 < labels.mean() < 1 else np.nan
+
+
+def _forged_mean(name: str) -> Callable[[Rows], float]:
+    def metric(rows: Rows) -> float:
+        values = rows.number(name)[rows.number("label") == 1]
+        return float(np.nanmean(values)) if len(values) else np.nan
+
+    return metric
+
+
+def _called(above: float) -> Callable[[Rows], float]:
+    return lambda rows: float((rows.number("score") >= above).mean())
+
+
+def _undecided(rule: VerdictRule) -> Callable[[Rows], float]:
+    def metric(rows: Rows) -> float:
+        score = rows.number("score")
+        return float(((score >= rule.authentic_below) & (score < rule.forged_from)).mean())
+
+    return metric
+
+
+def _balanced_accuracy(above: float) -> Callable[[Rows], float]:
+    def metric(rows: Rows) -> float:
+        forged = rows.number("score") >= above
+        labels = rows.number("label") == 1
+        return float((forged[labels].mean() + (~forged[~labels]).mean()) / 2)
+
+    return metric
+
+
+def _ece(rows: Rows) -> float:
+    return float(
+        calibration_error(rows.number("score"), rows.number("label"), np.ones((1, len(rows))))[0]
+    )
+
+
+def table(rows: Rows, rule: VerdictRule | None) -> list[str]:
+    """Lines of Markdown."""
+    above = 0.5
+    if rule is not None:
+        rows, above = with_rule(rows, rule), rule.forged_from
+    lines = ["| camera photographs | n | called forged | undecided | median |", "|" + "---|" * 5]
+    cameras = rows.where(rows.text("set") == "cameras")
+    for version in dict.fromkeys(cameras.text("version")):
+        part = cameras.where(cameras.text("version") == version)
+        undecided = "-" if rule is None else interval(part, _undecided(rule))
+        median = f"{np.median(part.number('score')):.2f}"
+        called = interval(part, _called(above))
+        lines.append(f"| {version} | {len(part)} | {called} | {undecided} | {median} |")
+    lines += ["", "| set | forged / authentic | image/AUC | bAcc | ECE | pixel/AUC-image "
+              "| F1-best-image | F1-image | alarm |", "|" + "---|" * 9]  # fmt: skip
+    metrics = (
+        _auc,
+        _balanced_accuracy(above),
+        _ece,
+        _forged_mean("pixel_auc"),
+        _forged_mean("best_f1"),
+        _forged_mean("f1"),
+    )
+    others = rows.where(rows.text("set") != "cameras")
+    for name in dict.fromkeys(zip(others.text("set"), others.text("version"), strict=True)):
+        part = others.where((others.text("set") == name[0]) & (others.text("version") == name[1]))
+        forged = int(part.number("label").sum())
+        cells = [interval(part, metric) for metric in metrics]
+        authentic = part.where(part.number("label") == 0)
+        alarm = f"{(authentic.number('alarm') >= 0.01).mean():.2f}" if len(authentic) else "-"
+        cells.append(alarm)
+        title = name[0] if name[1] == "as is" else f"{name[0]}, {name[1]}"
+        lines.append(f"| {title} | {forged} / {len(part) - forged} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def main(words: list[str] | None = None) -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--rule", type=Path, help="JSON file with a rule for verdicts")
+    arguments = parser.parse_args(words)
+    rule = None
+    if arguments.rule:
+        rule = VerdictRule(**json.loads(arguments.rule.read_text(encoding="utf-8")))
+    print("\n".join(table(read_rows(arguments.images), rule)))
+
+
+if __name__ == "__main__":
+    main()
