@@ -1,0 +1,155 @@
+"""Measuring, calibrating and packing for the shipped detector."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from loupe.inference.verdict import REFERENCE_PIXELS
+from research.detector import calibrate, gpu, measure, summary
+from research.detector.graft import graft
+from tests.scripts import load_script
+
+
+def write_manifest(path: Path, rows: list[list[object]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        fields = ["image", "mask", "label", "technique", "source", "camera"]
+        csv.writer(file).writerows([fields, *rows])
+    return path
+
+
+def test_images_that_share_a_photograph_are_one_group(tmp_path: Path) -> None:
+    rows = [
+        ["Sp_ani00010_pla0005.jpg", "m.png", 1, "", "", ""],
+        ["Au_pla_00005.jpg", "", 0, "", "", ""],
+        ["a.jpg", "m.png", 1, "", "x <- left.jpg + right.jpg", ""],
+        ["b.jpg", "", 0, "", "y <- right.jpg", ""],
+        ["c_original.jpg", "", 0, "", "", ""],
+        ["c.jpg", "m.png", 1, "", "", ""],
+    ]
+    cases = measure.read_cases(write_manifest(tmp_path / "m.csv", rows))
+    groups = [case.group for case in cases]
+    assert groups[0] == groups[1]
+    assert groups[2] == groups[3]
+    assert groups[4] == groups[5]
+    assert len(set(groups)) == 3
+
+
+def test_no_camera_model_gives_more_than_it_may(tmp_path: Path) -> None:
+    rows = [[f"{n}.jpg", "", 0, "", "", camera] for n, camera in enumerate("aaabac")]
+    cases = measure.read_cases(write_manifest(tmp_path / "m.csv", rows), per_camera=2)
+    assert [case.name for case in cases] == ["0.jpg", "1.jpg", "3.jpg", "5.jpg"]
+
+
+def test_versions_of_a_photograph_have_their_sizes() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), dtype=np.uint8)
+    made = {name: version(image, None) for name, version in measure.CAMERA_VERSIONS.items()}
+    shapes = {name: pair and pair[0].shape[:2] for name, pair in made.items()}
+    assert shapes["whole"] == (1200, 1600)
+    assert shapes["crop512"] == (512, 512)
+    assert shapes["shrunk512"] == (384, 512)
+    assert shapes["jpeg75"] == (768, 1024)
+    top = (1200 - 512) // 2 // 16 * 16
+    left = (1600 - 512) // 2 // 16 * 16
+    np.testing.assert_array_equal(made["crop512"][0], image[top : top + 512, left : left + 512])
+    # What is hardly larger is not shrunk.
+    assert measure.CAMERA_VERSIONS["shrunk512"](image[:500, :600], None) is None
+
+
+def synthetic_rows(size_effect: float = 0.0) -> summary.Rows:
+    """Scores whose logit is 2 y - 1 + noise, plus a term for the size; y is the label."""
+    generator = np.random.default_rng(0)
+    n = 4000
+    labels = generator.integers(0, 2, n)
+    doublings = generator.integers(0, 3, n)
+    logits = 2.0 * labels - 1 + generator.logistic(0, 1, n) + size_effect * doublings
+    side = np.sqrt(REFERENCE_PIXELS * 2.0**doublings).round().astype(int)
+    names = np.where(labels == 1, "forgeries", np.where(np.arange(n) % 2, "cameras", "forgeries"))
+    return summary.Rows(
+        {
+            "set": names,
+            "version": np.full(n, "as is"),
+            "file": np.array([str(index) for index in range(n)]),
+            "group": np.array([str(index) for index in range(n)]),
+            "label": labels,
+            "score": 1 / (1 + np.exp(-logits)),
+            "height": side,
+            "width": side,
+            **{name: np.full(n, 0.5) for name in ("pixel_auc", "best_f1", "f1", "alarm")},
+        }
+    )
+
+
+def test_the_rule_takes_the_size_out_and_keeps_to_its_alarms() -> None:
+    rows = synthetic_rows(size_effect=1.5)
+    rule = calibrate.fit_rule(rows, alarms=0.05, band=0.2)
+    assert rule.slope > 0
+    assert rule.size_slope / rule.slope == pytest.approx(-1.5, abs=0.15)
+    ruled = summary.with_rule(rows, rule)
+    cameras = ruled.text("set") == "cameras"
+    score = ruled.number("score")[cameras]
+    assert (score >= rule.forged_from).mean() == pytest.approx(0.05, abs=0.005)
+    assert (score >= rule.authentic_below).mean() == pytest.approx(0.2, abs=0.005)
+    large = rows.number("height")[cameras] > 600
+    assert abs((score[large] >= rule.forged_from).mean() - 0.05) < 0.03
+
+
+def test_a_negative_slope_is_never_fitted() -> None:
+    rows = synthetic_rows()
+    turned = summary.Rows(rows.columns | {"score": 1 - rows.number("score")})
+    assert calibrate.fit_rule(turned, 0.05, 0.2).slope > 0
+
+
+def test_quantiles_weigh_versions_alike() -> None:
+    values = np.array([0.0] * 90 + [1.0] * 10)
+    groups = np.array(["many"] * 90 + ["few"] * 10)
+    assert calibrate.weighted_quantile(values, groups, 0.4) == 0
+    assert calibrate.weighted_quantile(values, groups, 0.6) == 1
+
+
+def test_the_table_says_how_many_are_called_forged() -> None:
+    rows = synthetic_rows()
+    lines = summary.table(rows, None)
+    cameras = rows.text("set") == "cameras"
+    share = (rows.number("score")[cameras] >= 0.5).mean()
+    (line,) = [line for line in lines if line.startswith("| as is")]
+    assert f"| {cameras.sum()} | {share:.3f} [" in line
+    assert any(line.startswith("| forgeries | ") for line in lines)
+
+
+def test_grafting_takes_the_parts_and_nothing_else() -> None:
+    base = {"backbone.a": torch.zeros(1), "segmenter.a": torch.zeros(1)}
+    donor = {"backbone.a": torch.ones(1), "segmenter.a": torch.ones(1, dtype=torch.float16)}
+    grafted = graft(base, donor, ["segmenter"])
+    assert grafted["backbone.a"] == 0
+    assert grafted["segmenter.a"] == 1
+    assert grafted["segmenter.a"].dtype == torch.float32
+    with pytest.raises(ValueError, match="no part classifier"):
+        graft(base, donor, ["classifier"])
+
+
+def test_the_command_for_a_gpu_has_larger_batches_and_no_missing_list(tmp_path: Path) -> None:
+    arguments = gpu.parse_arguments(["--packed", "p", "--output", str(tmp_path)])
+    words = gpu.command("pretrain_tiny_views", arguments, 1000, tmp_path / "run")
+    sets = words[words.index("DATASETS.TRAIN") + 1]
+    sizes = words[words.index("DATALOADER.GROUP_SIZES") + 1]
+    shares = words[words.index("DATALOADER.GROUP_SHARES") + 1]
+    assert "output/list/" not in sets
+    assert f"{tmp_path}/pool/train.csv" in sets
+    assert sets.count("synthetic://") == sizes.count(",") + 1 == shares.count(",") + 1
+    assert sizes.startswith(f"[{gpu.LARGER * 16},")
+
+
+def test_packing_keeps_to_its_room_and_takes_each_camera_first(tmp_path: Path) -> None:
+    script = load_script("datasets/pack_photographs.py")
+    files = {"a1": 500, "a2": 100, "b1": 300, "c1": 5000}
+    for name, size in files.items():
+        (tmp_path / f"{name}.jpg").write_bytes(bytes(size))
+    rows = [[f"{name}.jpg", "", 0, "", f"r@1:{name}", name[0]] for name in files]
+    entries = script.read_entries(write_manifest(tmp_path / "originals.csv", rows))
+    assert [entry.path.stem for entry in script.choose(entries, 1000)] == ["a2", "b1", "a1"]
+    assert [entry.path.stem for entry in script.choose(entries, 450)] == ["a2", "b1"]
