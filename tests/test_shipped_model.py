@@ -20,8 +20,8 @@ from loupe.model_zoo import FOLDER, shipped_file
 from loupe.modeling.building import build_perception_encoder
 
 ROOT = Path(__file__).parents[1]
-NAME = "loupe://loupe_tiny_copies.safetensors"
-# The one that it started from, and that the quick configurations freeze.
+NAME = "loupe://loupe_tiny_views.safetensors"
+# The first one, which the quick configurations freeze.
 FIRST = "loupe://loupe_tiny.safetensors"
 
 

@@ -60,7 +60,10 @@ def command(part: str, arguments: argparse.Namespace, steps: int, output: Path) 
     names = [sets[number].replace("output/pool", str(pool)) for number in kept]
     folder = arguments.output
     start = {
-        "pretrain_tiny_views": [],
+        "pretrain_tiny_views": [
+            "MODEL.PERCEPTION_ENCODER.WEIGHTS",
+            "loupe://loupe_tiny_views.safetensors",
+        ],
         "loupe_tiny_stage1": ["MODEL.WEIGHTS", f"{folder}/pretrain_tiny_views/model_final_ema.pth"],
         "loupe_tiny_stage2": ["MODEL.WEIGHTS", f"{folder}/start2.safetensors"],
     }[part]
@@ -119,7 +122,7 @@ def main(words: list[str] | None = None) -> None:
 def _graft(output: Path) -> None:
     words = [
         f"{output}/loupe_tiny_stage1/model_final_ema.pth",
-        "loupe://loupe_tiny_copies.safetensors",
+        "loupe://loupe_tiny_views.safetensors",
     ]
     module = [sys.executable, "-m", "research.detector.graft"]
     subprocess.run([*module, *words, f"{output}/start2.safetensors"], check=True, cwd=ROOT)

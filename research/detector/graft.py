@@ -1,7 +1,7 @@
 """Puts parts of one checkpoint in place of those of another.
 
     python -m research.detector.graft output/loupe_tiny/stage1/model_best.pth \
-        loupe://loupe_tiny_copies.safetensors output/loupe_tiny/start2.safetensors
+        output/loupe_tiny_copies.safetensors output/loupe_tiny/start2.safetensors
 
 gives the encoder and classifier of the first with the segmenter of the second, so that stage 2
 starts from a segmenter that has learned already.

@@ -1,9 +1,9 @@
 """Writes a checkpoint in half precision to `weights/` and its SHA-256 to `weights/SHA256SUMS`.
 
-    loupe publish output/loupe_tiny/stage2/model_best.pth loupe_tiny_copies.safetensors
+    loupe publish output/loupe_tiny/stage2/model_best.pth loupe_tiny_views.safetensors
 
 `--verdict FILE.json` stores a rule for verdicts (`research.detector.calibrate`) with the weights.
-`loupe://loupe_tiny_copies.safetensors` then means that file, and is refused if it changes.
+`loupe://loupe_tiny_views.safetensors` then means that file, and is refused if it changes.
 """
 
 from __future__ import annotations
