@@ -60,9 +60,7 @@ def write_predictions(
     return done, failed
 
 
-def _write_one(
-    output: Path, name: str, one: FilePrediction, overlays: bool
-) -> tuple[str, ...]:
+def _write_one(output: Path, name: str, one: FilePrediction, overlays: bool) -> tuple[str, ...]:
     """Writes the pictures of one image; returns its row."""
     image, prediction, error, warnings = one
     warning = "; ".join(warnings)
