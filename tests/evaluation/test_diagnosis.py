@@ -191,6 +191,17 @@ def test_the_facts_of_one_image():
     assert facts["condition"]["own to told forged"] == pytest.approx(0.9 / 8)
 
 
+def test_a_region_smaller_than_half_a_patch_has_no_truth_on_the_grid():
+    mask, blank = np.zeros((16, 16), bool), np.zeros((16, 16), np.float32)
+    mask[0, :4] = True
+    diagnosis = Diagnosis()
+    prediction = ConditionedPrediction(0.8, blank, patch_map=blank[:2, :2])
+    diagnosis.add("a", prediction, GroundTruth(1, mask))
+    views = diagnosis.facts()["views"]
+    assert np.isnan(views["patch map"]["pixel/F1-image"])
+    assert views["own"]["pixel/F1-image"] == 0
+
+
 def test_the_centre_prior_knows_the_middle_and_nothing_else():
     prior = centre_prior(10, 20)
     assert prior.shape == (10, 20)

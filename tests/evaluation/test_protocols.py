@@ -59,9 +59,6 @@ def test_benco_equals_its_transcription_at_the_own_size(seed, kind):
 
 def test_benco_measures_at_the_network_size():
     scores, mask = example(0, height=30, width=40)
-    doubled = np.kron(mask, np.ones((2, 2), bool))
-    constant = np.where(doubled, np.float32(0.9), np.float32(0.1))
-    assert benco_measures(constant, doubled, 64)["benco_f1"] > 0.95
     same = benco_measures(scores, mask, None)
     assert benco_measures(scores, mask, 20)["benco_auc"] != same["benco_auc"]
 
@@ -122,14 +119,6 @@ def test_trufor_takes_the_inverted_map_where_that_is_better():
     _, mask = example(2)
     inverted = np.where(mask, np.float32(0.1), np.float32(0.9))
     assert trufor_measures(inverted, mask) == {"trufor_fixed": 1.0, "trufor_best": 1.0}
-
-
-def test_trufor_drops_the_band_round_the_edge():
-    _, mask = example(2)
-    grown = np.zeros_like(mask)
-    grown[5:33, 7:35] = True
-    exact = trufor_measures(np.where(grown, np.float32(0.9), np.float32(0.1)), mask)
-    assert exact["trufor_fixed"] == 1.0
 
 
 @pytest.mark.parametrize(
