@@ -8,7 +8,6 @@ import pytest
 
 from loupe.data.sources.photographs import make_scene
 from loupe.synthesis import inpainting, seams
-from loupe.synthesis.camera import draw_camera
 from loupe.synthesis.enhancement import ENHANCEMENTS
 from loupe.synthesis.generated import regenerate
 from loupe.synthesis.histories import (
@@ -68,9 +67,9 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
     return (first & second).sum() / (first | second).sum()
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_drawn_shape_is_neither_empty_nor_everything(seed):
-    assert 0.003 < draw_shape(np.random.default_rng(seed), 64).mean() < 0.6
+def test_drawn_shape_is_neither_empty_nor_everything():
+    for seed in range(10):
+        assert 0.003 < draw_shape(np.random.default_rng(seed), 64).mean() < 0.6
 
 
 @pytest.mark.parametrize("way", [flood_object, cluster_object, leave_background])
@@ -95,14 +94,12 @@ def test_no_object_is_found_where_there_is_none():
     assert find_object(np.random.default_rng(0), np.full((96, 96, 3), 90, np.uint8)) is None
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_moved_object_shows_the_same_pixels_at_another_place(scene, disc, seed):
-    content, region = move(np.random.default_rng(seed), scene, disc)
-    ys, xs = np.nonzero(region)
-    kept = np.argwhere(disc)
-    assert 2 * len(ys) >= len(kept)
-    shown = {tuple(pixel) for pixel in content[region]}
-    assert shown <= {tuple(pixel) for pixel in scene[disc]}
+def test_moved_object_shows_the_same_pixels_at_another_place(scene, disc):
+    pixels = {tuple(pixel) for pixel in scene[disc]}
+    for seed in range(10):
+        content, region = move(np.random.default_rng(seed), scene, disc)
+        assert 2 * region.sum() >= disc.sum()
+        assert {tuple(pixel) for pixel in content[region]} <= pixels
 
 
 @pytest.mark.parametrize("seam", SEAMS)
@@ -137,15 +134,12 @@ def test_poisson_seam_takes_over_the_hosts_brightness(disc):
     assert np.abs(image.astype(int) - 60).max() <= 3
 
 
-@pytest.mark.parametrize("region", ["corner", "everything but a frame"])
-def test_poisson_seam_works_at_the_frame(scene, region):
-    mask = np.zeros((96, 96), bool)
-    if region == "corner":
-        mask[:30, :20] = True
-    else:
-        mask[2:, 2:] = True
-    image = seams.join_poisson(np.random.default_rng(0), scene, scene[::-1].copy(), mask)
-    np.testing.assert_array_equal(image[~mask], scene[~mask])
+def test_poisson_seam_works_at_the_frame(scene):
+    for rows, columns in ((slice(30), slice(20)), (slice(2, None), slice(2, None))):
+        mask = np.zeros((96, 96), bool)
+        mask[rows, columns] = True
+        image = seams.join_poisson(np.random.default_rng(0), scene, scene[::-1].copy(), mask)
+        np.testing.assert_array_equal(image[~mask], scene[~mask])
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -162,21 +156,21 @@ def test_fill_removes_an_object_and_keeps_its_background(fill):
     assert grain[region].std() > 0.6 * grain[~region].std()
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_patches_fill_also_what_covers_nearly_everything(scene, seed):
+def test_patches_fill_also_what_covers_nearly_everything(scene):
     region = np.ones((96, 96), bool)
     region[:2] = False
-    filled = inpainting.fill_with_patches(np.random.default_rng(seed), scene, region)
-    np.testing.assert_array_equal(filled[~region], scene[~region])
+    for seed in range(3):
+        filled = inpainting.fill_with_patches(np.random.default_rng(seed), scene, region)
+        np.testing.assert_array_equal(filled[~region], scene[~region])
 
 
-@pytest.mark.parametrize("enhancement", ENHANCEMENTS)
-def test_enhancement_changes_the_picture_and_keeps_its_form(scene, enhancement):
+def test_enhancements_change_the_picture_and_keep_its_form(scene):
     before = scene.copy()
-    changed = enhancement(np.random.default_rng(0), scene)
-    assert (changed.shape, changed.dtype) == (scene.shape, np.uint8)
-    assert (changed != scene).mean() > 0.2
-    np.testing.assert_array_equal(scene, before)
+    for enhancement in ENHANCEMENTS:
+        changed = enhancement(np.random.default_rng(0), scene)
+        assert (changed.shape, changed.dtype) == (scene.shape, np.uint8)
+        assert (changed != scene).mean() > 0.2, enhancement
+        np.testing.assert_array_equal(scene, before)
 
 
 @pytest.mark.parametrize("size", [64, 75])
@@ -213,11 +207,9 @@ def test_noise_is_white_and_differs_from_place_to_place():
     stacked = np.stack(windows)
     assert abs(stacked.mean()) < 0.01
     assert abs(stacked.std() - 1) < 0.01
-    first, second = windows[0][..., 0].ravel(), windows[0][..., 1].ravel()
-    assert abs(np.corrcoef(first, second)[0, 1]) < 0.03
-    assert (
-        abs(np.corrcoef(windows[0][:, 1:, 0].ravel(), windows[0][:, :-1, 0].ravel())[0, 1]) < 0.03
-    )
+    red, green = windows[0][..., 0], windows[0][..., 1]
+    for one, other in ((red, green), (red[:, 1:], red[:, :-1])):
+        assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.03
     assert len({window.tobytes() for window in windows}) == 30
 
 
@@ -305,11 +297,6 @@ def test_a_splices_donor_is_another_photograph():
     for _ in range(20):
         donor = take_donor(rng, photographs, 64, 1, easy=False)
         assert min(abs(donor.mean() - 20), abs(donor.mean() - 220)) < 75
-
-
-def test_donor_and_host_come_from_different_cameras():
-    rng = np.random.default_rng(0)
-    assert len({draw_camera(rng) for _ in range(20)}) == 20
 
 
 def test_mask_follows_the_rescaling_of_the_image():

@@ -1,6 +1,10 @@
 """A simulated camera: sampling, tone, colour filter array, noise, sharpening and JPEG.
 
-They leave traces that differ from camera to camera; a forged region breaks those of its host.
+    noise     variance = read noise ** 2 + shot noise * grey level (Poisson-Gaussian sensor)
+    array     each pixel of the Bayer pattern RGGB measures one colour; the others are interpolated
+    JPEG      each 8 x 8 block's cosine coefficients are rounded to multiples of quantisation steps
+
+These steps leave traces that differ between cameras. A forged region breaks the traces of its host.
 """
 
 from __future__ import annotations
@@ -51,8 +55,8 @@ def draw_camera(rng: np.random.Generator, difficulty: float = 1.0) -> Camera:
 
     Args:
         rng: source of all randomness.
-        difficulty: share of the cameras of any kind; the others are alike in that all are noisy,
-            have a colour filter array and store without loss.
+        difficulty: fraction of cameras of any kind. The others are all noisy, have a colour filter
+            array and store without loss.
     """
     if rng.random() >= difficulty:
         return Camera(
@@ -100,7 +104,7 @@ def sample_scene(
 
 
 def turn_over(rng: np.random.Generator, window: np.ndarray) -> np.ndarray:
-    """Mirrored in one of two cases, turned by quarters in one of four; nothing is resampled."""
+    """Mirrors half of the windows, and turns a quarter of them by 90, 180 or 270 degrees."""
     if rng.random() < 0.5:
         window = cv2.flip(window, 1)
     if rng.random() < 0.25:

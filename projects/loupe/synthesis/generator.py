@@ -138,7 +138,7 @@ def forge(
     difficulty: float = 1.0,
     index: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Forges one region of an image or, at times, up to three.
+    """Forges one region of an image, and sometimes a second and a third.
 
     Args:
         rng: source of all randomness.
@@ -149,8 +149,8 @@ def forge(
         index: the host's photograph.
 
     Returns:
-        The image, (S, S, 3) uint8, and the forged pixels, (S, S) bool. All others stay as they
-        are, but for the outer half of a soft seam (`seams.REACH` pixels at most).
+        The image, (S, S, 3) uint8, and the forged pixels, (S, S) bool. All other pixels stay as
+        they are, except for the outer half of a soft seam (`seams.REACH` pixels at most).
     """
     image, mask = _forge_region(rng, host, photographs, technique, difficulty, index)
     for _ in range(2):

@@ -1,8 +1,9 @@
 """What images went through before and after the forgery.
 
-Before: a photograph is taken as it is, at its own scale with the traces of its own camera and
-JPEG, or by a simulated camera. After: the finished image is rescaled, filtered, compressed. Both
-are drawn alike for forged and authentic images, so that nothing but the forgery tells.
+Before: the host is a window of a photograph, either as it is, with the traces of its own camera and
+JPEG, or as a simulated camera takes it. After: the finished image is rescaled, filtered and
+compressed. Forged and authentic images have the same histories, so only the forgery tells them
+apart.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ def take_donor(
 ) -> np.ndarray:
     """What a splice is cut from: another photograph with another history, (size, size, 3) uint8.
 
-    As is, resampled as an editor does (0.5 to 2 times, any angle), or by another camera; at times
-    denoised or sharpened. An easy one is smooth.
+    The donor is a window as it is, one resampled as an editor does (0.5 to 2 times, any angle), or
+    one that another camera takes. Some are denoised or sharpened. An easy donor is smooth.
     """
     index = int(rng.integers(max(1, len(photographs) - 1)))
     photograph = photographs[(host_index + 1 + index) % len(photographs)]
@@ -147,7 +148,7 @@ def post_process(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rescales to `size`, filters, compresses: the same for forged and authentic images.
 
-    The mask follows the rescaling. All but the rescaling is as rare as the difficulty is low.
+    The mask follows the rescaling. `difficulty` scales how often each of the other steps happens.
     """
     if image.shape[0] != size:
         shrinks = image.shape[0] > size

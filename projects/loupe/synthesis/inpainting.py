@@ -14,7 +14,7 @@ _OFFSETS, _PATCHES = 60, 48
 def inpaint(
     rng: np.random.Generator, host: np.ndarray, region: np.ndarray, easy: bool
 ) -> np.ndarray:
-    """By Telea's or the Navier-Stokes method, which smooth, or (not easy) with patches."""
+    """By Telea's (2004) or the Navier-Stokes method, which smooth, or (not easy) with patches."""
     kind = rng.random()
     if easy or kind < 0.45:
         method = (cv2.INPAINT_TELEA, cv2.INPAINT_NS)[rng.integers(2)]
@@ -25,9 +25,10 @@ def inpaint(
 
 
 def fill_with_shift(rng: np.random.Generator, host: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """One shifted copy of the host, the one that fits best along the edge, by Poisson's seam.
+    """Fills with a shifted copy of the host, joined by Poisson blending.
 
-    Where no shift that is drawn covers the region, it is filled with patches.
+    Of the shifts drawn it takes the one that differs least from the host along the edge. If none
+    covers the region, patches fill it.
     """
     size, inside = host.shape[0], region.astype(np.uint8)
     ring = np.argwhere(cv2.dilate(inside, np.ones((7, 7), np.uint8)) - inside)
@@ -55,16 +56,16 @@ def fill_with_shift(rng: np.random.Generator, host: np.ndarray, region: np.ndarr
 
 
 def _shows_host(places: np.ndarray, region: np.ndarray) -> bool:
-    """Whether places (N, 2) lie inside of the image and, but for few, outside of the region."""
+    """Whether places (N, 2) lie inside of the image and 97% of them outside of the region."""
     if places.min() < 0 or places.max() >= region.shape[0]:
         return False
     return np.count_nonzero(region[places[:, 0], places[:, 1]]) <= 0.03 * len(places)
 
 
 def fill_with_patches(rng: np.random.Generator, host: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Small patches of the host, from the edge inwards, each the best of a few that are drawn.
+    """Fills with small patches of the host, from the edge inwards (as Criminisi et al. 2004).
 
-    A patch fits if it resembles what is known where it will lie.
+    Each patch is the one of a few drawn that differs least from the pixels already known there.
     """
     size = host.shape[0]
     patch = int(min(rng.integers(9, 17), size // 3))

@@ -26,8 +26,9 @@ def _noise_field() -> np.ndarray:
 def white_noise(rng: np.random.Generator, height: int, width: int, channels: int = 3) -> np.ndarray:
     """Standard normal noise, (height, width[, channels]) float32, 1 or 3 channels, read-only.
 
-    A window of one fixed field, for drawing numbers would cost more than all else: it starts at one
-    of hundreds of thousands of places, and forged and authentic images draw from it alike.
+    The noise is a window of one fixed field, because drawing the numbers would cost more than all
+    other steps together. The window starts at one of hundreds of thousands of places, and forged
+    and authentic images use the same field.
     """
     if max(height, width) > _FIELD_SIDE - 64:
         shape = (height, width) if channels == 1 else (height, width, channels)
@@ -39,26 +40,34 @@ def white_noise(rng: np.random.Generator, height: int, width: int, channels: int
 
 
 def add_noise(rng: np.random.Generator, image: np.ndarray, sigma: float) -> np.ndarray:
-    """White noise of a standard deviation in grey levels."""
+    """Adds white noise; `sigma` is its standard deviation in grey levels."""
     noise = white_noise(rng, *image.shape[:2]) * np.float32(sigma)
     return cv2.add(image, noise, dtype=cv2.CV_8U)
 
 
 def sharpen(image: np.ndarray, amount: float, sigma: float = 1.0) -> np.ndarray:
-    """Unsharp masking; a negative amount softens."""
+    """Unsharp masking, image + amount (image - blurred image); a negative amount softens."""
     soft = cv2.GaussianBlur(image, (0, 0), sigma)
     return cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
 
 
 def save_jpeg(image: np.ndarray, quality: int, chroma: int = JPEG_420) -> np.ndarray:
-    """The image after JPEG compression; `chroma` is JPEG_420 or JPEG_444."""
+    """The image after JPEG compression with libjpeg's quantisation tables.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        quality: 1 to 100, scales the tables of Annex K of the JPEG standard.
+        chroma: JPEG_420 halves the colour planes in both directions, as OpenCV does by default;
+            JPEG_444 keeps them.
+    """
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, chroma]
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    pixels = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", pixels, options)
     return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def draw_jpeg(rng: np.random.Generator, image: np.ndarray, low: int, high: int) -> np.ndarray:
-    """JPEG of a quality from low to high, colour at half resolution in two of three cases."""
+    """JPEG of a random quality from low to high, 65% of them with halved colour planes."""
     chroma = JPEG_420 if rng.random() < 0.65 else JPEG_444
     return save_jpeg(image, int(rng.integers(low, high + 1)), chroma)
 
@@ -66,7 +75,7 @@ def draw_jpeg(rng: np.random.Generator, image: np.ndarray, low: int, high: int) 
 def change_tone(
     rng: np.random.Generator, image: np.ndarray, strength: float, colour: float
 ) -> np.ndarray:
-    """Gamma, contrast and white balance, by a table per channel.
+    """Gamma, contrast and white balance: v -> gain (offset + contrast v ** gamma), v in [0, 1].
 
     Args:
         rng: source of all randomness.
@@ -84,7 +93,13 @@ def change_tone(
 
 
 def match_colour(image: np.ndarray, wanted: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """The image with the mean and deviation that `wanted` has in the region, in CIE Lab."""
+    """Colour transfer of Reinhard et al. (2001): mean and deviation in CIE Lab, in the region.
+
+    Args:
+        image: (H, W, 3) uint8, to be changed.
+        wanted: (H, W, 3) uint8, has the mean and deviation to be reached.
+        region: (H, W) bool; both are measured inside.
+    """
     inside = region.astype(np.uint8)
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     mean, deviation = cv2.meanStdDev(lab, mask=inside)

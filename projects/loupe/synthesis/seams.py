@@ -1,9 +1,9 @@
 """How content is joined with its host.
 
-A seam takes a generator, host and content, (S, S, 3) uint8, and a region, (S, S) bool; it gives the
-image. Pixels further than REACH from the region never change. A soft seam lies on the region's
-edge, where host and content weigh the same; a hard or inner one, and Poisson's, change nothing
-outside at all.
+A seam takes a generator, host and content, (S, S, 3) uint8, and a region, (S, S) bool, and returns
+the image. Except for Poisson's, a seam blends: image = alpha content + (1 - alpha) host. A soft
+seam has alpha = 1/2 on the edge of the region and changes at most REACH pixels outside. The others
+change nothing outside.
 """
 
 from __future__ import annotations
@@ -65,8 +65,12 @@ def blur_seam(
 def join_poisson(
     rng: np.random.Generator, host: np.ndarray, content: np.ndarray, region: np.ndarray
 ) -> np.ndarray:
-    """Poisson's seam (Perez et al.): the content's gradients between the host's edges."""
-    # OpenCV shrinks the mask by 3 pixels, and wants room round it.
+    """Poisson blending (Perez, Gangnet and Blake 2003).
+
+    Inside of the region f solves laplacian(f) = laplacian(content) with f = host on the edge: the
+    detail of the content with the brightness and colour of the host.
+    """
+    # OpenCV shrinks the mask by 3 pixels, and needs room around it.
     border = 5
     padded = [
         cv2.copyMakeBorder(image, *[border] * 4, cv2.BORDER_REFLECT) for image in (host, content)

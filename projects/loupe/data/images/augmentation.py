@@ -13,6 +13,8 @@ from detectron2.data import transforms as T
 from fvcore.transforms.transform import CropTransform, NoOpTransform, Transform
 from PIL import Image
 
+from loupe.synthesis.processing import save_jpeg
+
 # Share of the forged pixels that a random window must keep, for the image to stay a forgery.
 _KEPT_SHARE = 0.25
 _WINDOW_TRIALS = 10
@@ -115,7 +117,7 @@ class JpegTransform(_Photometric):
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 RGB -> same."""
-        return compress_jpeg(img, self.quality)
+        return save_jpeg(img, self.quality)
 
 
 class BlurTransform(_Photometric):
@@ -264,13 +266,6 @@ def random_window(
         top = int(np.clip(y - window[0] // 2, 0, room[0]))
         left = int(np.clip(x - window[1] // 2, 0, room[1]))
     return CropTransform(left, top, window[1], window[0], orig_w=width, orig_h=height)
-
-
-def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """(H, W, 3) uint8 RGB after one JPEG compression of the given quality."""
-    bgr = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def build_augmentations(

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from loupe.data.images.augmentation import compress_jpeg
+from loupe.synthesis.processing import save_jpeg
 
 Level = float | str
 # (H, W, 3) uint8 RGB and (H, W) mask or None -> the same, perhaps of another size.
@@ -65,7 +65,7 @@ def photometric(change: Callable[[np.ndarray, Level, np.random.Generator], np.nd
 def double_jpeg(image: np.ndarray, quality: Level, generator: np.random.Generator) -> np.ndarray:
     """JPEG of a drawn quality, then JPEG of the given one, on the same grid of blocks."""
     first = int(generator.integers(_FIRST_QUALITIES[0], _FIRST_QUALITIES[1] + 1))
-    return compress_jpeg(compress_jpeg(image, first), int(quality))
+    return save_jpeg(save_jpeg(image, first), int(quality))
 
 
 def compress_webp(image: np.ndarray, quality: int) -> np.ndarray:
@@ -194,12 +194,12 @@ def sharpen(image: np.ndarray, amount: float) -> np.ndarray:
 
 def _messenger(image: np.ndarray, mask: np.ndarray | None, _: np.random.Generator) -> Pair:
     image, mask = fit_into(image, mask, 1600)
-    return compress_jpeg(image, 80), mask
+    return save_jpeg(image, 80), mask
 
 
 def _feed(image: np.ndarray, mask: np.ndarray | None, _: np.random.Generator) -> Pair:
     image, mask = fit_into(image, mask, 1080)
-    return compress_jpeg(sharpen(image, 0.3), 72), mask
+    return save_jpeg(sharpen(image, 0.3), 72), mask
 
 
 def _screenshot(image: np.ndarray, mask: np.ndarray | None, draw: np.random.Generator) -> Pair:
@@ -232,7 +232,7 @@ _QUALITIES = (95, 90, 80, 70, 60, 50, 40, 30)
 _BENCO = (3, 7, 11, 15, 19, 23)
 DEGRADATIONS: dict[str, Degradation] = {
     "jpeg": Degradation(
-        _QUALITIES, "JPEG quality", photometric(lambda image, q, _: compress_jpeg(image, int(q)))
+        _QUALITIES, "JPEG quality", photometric(lambda image, q, _: save_jpeg(image, int(q)))
     ),
     "double_jpeg": Degradation(
         _QUALITIES, "second JPEG quality, after 60 to 95", photometric(double_jpeg)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from PIL import Image
 from loupe.data.sources.formats.manifest import COLUMNS
 from loupe.data.sources.photographs import SPLITS
 from loupe.data.sources.synthetic import make_sample
+from loupe.writing import write_csv
 
 # Half of the images are stored with loss, forged and authentic ones alike.
 _JPEG_SHARE = 0.5
@@ -39,10 +39,7 @@ def write_synthetic(
         raise FileExistsError(f"{manifest} exists; remove the folder or choose another --output")
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    with open(manifest, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(_write_images(folder, split, count, size, seed, difficulty))
+    write_csv(manifest, COLUMNS, _write_images(folder, split, count, size, seed, difficulty))
     return manifest
 
 

@@ -1,9 +1,9 @@
 """Photographs to forge: those that ship inside dependencies, drawn scenes, and one's own.
 
-Training, validation and test never share a photograph: the split below is the definition. (The
-two motorcycles are one scene, hence both in training.) Random windows, zooms and tones make many
-host images of each. Further ones come from a folder or a manifest; to keep those apart
-from other splits is the business of whoever names them.
+Training, validation and test never share a photograph: the table below defines the splits. (The two
+motorcycles show one scene, so both are in training.) Random windows, zooms and tones make many
+hosts of each photograph. Further photographs come from a folder or a manifest; who names them keeps
+them apart from other splits.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def gather_photographs(split: str, further: str = "") -> Sequence[np.ndarray]:
 
 
 def _check_photograph(path: str) -> None:
-    """Looks at a file's header alone: what is wrong shall be said now, not after hours."""
+    """Reads a file's header, so that an error is raised now and not after hours of training."""
     try:
         height, width = read_size(path)
     except UnreadableImageError as error:

@@ -181,8 +181,8 @@ def _parse(name: str, last: dict[str, int]) -> _Name:
     if split not in SPLITS or unknown or wrong or parts.fragment:
         raise DatasetError(
             f"{name}: synthetic data are named {SCHEME}SPLIT?size=256&seed=0&count=1000, "
-            f"SPLIT being {', '.join(SPLITS)}, all else whole numbers, but for "
-            f"{', '.join(_WORDS)}; a path with #, & or + needs %23, %26, %2B for them"
+            f"SPLIT is one of {', '.join(SPLITS)}; all values are whole numbers except those of "
+            f"{', '.join(_WORDS)}; write #, & and + in a path as %23, %26, %2B"
         )
     numbers = defaults | {key: int(value) for key, value in given.items()}
     return _Name(split, numbers, _choose(name, words), words.get("photographs", ""))
