@@ -90,19 +90,20 @@ ODD: dict[str, list[Item]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["stage 1", "stage 2", "stage 2 with boxes", "stage 3"])
-@pytest.mark.parametrize("odd", list(ODD))
+@pytest.mark.parametrize("kind", ["stage 1", "stage 3"])
 def test_odd_batches_have_finite_losses_and_a_gradient_for_every_parameter(
-    kind: str, odd: str, build: Build, make_item: MakeItem
+    kind: str, build: Build, make_item: MakeItem
 ):
     model = build(*KINDS[kind]).train()
-    losses = model([make_item(i, **arguments) for i, arguments in enumerate(ODD[odd])])
-    assert all(torch.isfinite(loss) for loss in losses.values()), losses
-    sum(losses.values()).backward()
-    # DistributedDataParallel waits for every parameter: zero is a gradient, None is not.
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    assert [name for name, p in trained if p.grad is None] == []
-    assert all(torch.isfinite(p.grad).all() for _, p in trained)
+    for odd, batch in ODD.items():
+        model.zero_grad()
+        losses = model([make_item(i, **arguments) for i, arguments in enumerate(batch)])
+        assert all(torch.isfinite(loss) for loss in losses.values()), (odd, losses)
+        sum(losses.values()).backward()
+        # DistributedDataParallel waits for every parameter: zero is a gradient, None is not.
+        assert [name for name, p in trained if p.grad is None] == [], odd
+        assert all(torch.isfinite(p.grad).all() for _, p in trained), odd
 
 
 @pytest.mark.parametrize("pixels", ["whole", "one"])

@@ -86,3 +86,10 @@ def test_the_widest_kernels_are_chosen():
     if "LOUPE_CPU_KERNELS" in os.environ:
         pytest.skip("the environment names the kernels")
     assert torch.ops.loupe.cpu_kernels() == supported_kernels()[-1]
+
+
+def test_an_older_torch_runs_plain_pytorch_and_says_what_it_lacks():
+    code = 'import torch\ntorch.__version__ = "2.9.1"\n' + RUN_ONCE
+    result = run_python(code, LOUPE_OPS="auto")
+    assert result.stdout == "False [1.0, 1.0] 2.0\n", result.stderr
+    assert "need torch 2.10, this is 2.9.1" in result.stderr

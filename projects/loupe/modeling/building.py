@@ -13,9 +13,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 
 from loupe.modeling.backbone import VIT, PerceptionEncoder
+from loupe.modeling.classification_criterion import ClassificationCriterion
 from loupe.modeling.classifier import PatchAwareClassifier
-from loupe.modeling.criterion import ClassificationCriterion, MaskCriterion, MaskLossWeights
 from loupe.modeling.forensic.patch_embedding import WITH_GREY_LEVELS
+from loupe.modeling.mask_criterion import MaskCriterion, MaskLossWeights
 from loupe.modeling.matcher import MatchingCosts
 from loupe.modeling.segmenter import Segmenter
 

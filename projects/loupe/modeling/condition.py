@@ -18,25 +18,25 @@ def training_condition(
     jitter: float,
     predicted: float,
 ) -> Tensor:
-    """The truth as in the paper, softened or replaced so that the gate is not trusted blindly.
+    """The true label as in the paper, softened or replaced so that it is not trusted blindly.
 
-    A segmenter that was only ever told the truth leaves an image without a mask as soon as the
-    classifier is wrong. Trained on predicted conditions, too, it looks for itself.
+    A segmenter trained on true labels alone gives no mask where the classifier is wrong. Trained
+    on predicted conditions too, it relies on the image as well.
 
     Args:
         labels: (B,) float, 1 = forged.
         probability: (B,) the classifier's; needed where `predicted` is above 0.
         generators: One for each image, see `draw_uniform`.
-        jitter: largest fraction by which a label is mixed towards 0.5.
-        predicted: fraction of images whose condition is the classifier's probability instead.
+        jitter: Largest fraction by which a label is mixed towards 0.5.
+        predicted: Fraction of images whose condition is the classifier's probability instead.
 
     Returns:
         (B,) in [0, 1].
     """
     condition = labels
     if jitter:
-        share = jitter * draw_uniform(generators, device=labels.device)
-        condition = labels * (1 - share) + 0.5 * share
+        fraction = jitter * draw_uniform(generators, device=labels.device)
+        condition = labels * (1 - fraction) + 0.5 * fraction
     if predicted:
         assert probability is not None
         chosen = draw_uniform(generators, device=labels.device) < predicted

@@ -10,13 +10,14 @@ from torch.nn import functional as F
 
 
 def poly_focal_loss(
-    logits: Tensor, targets: Tensor, *, alpha: float, gamma: float = 2.0, epsilon: float = 1.0
+    logits: Tensor, targets: Tensor, *, alpha: float, gamma: float, epsilon: float
 ) -> Tensor:
-    """Poly-1 focal loss (Eq. 1; PolyLoss, arXiv 2204.12511, on top of the focal loss).
+    """Poly-1 focal loss (Eq. 1): the focal loss (arXiv 1708.02002) with PolyLoss' first term.
 
-    With p = sigmoid(logit), pt the probability of the truth and w = alpha for forged, 1 - alpha for
-    authentic: w BCE (1 - pt)^gamma + epsilon (1 - pt)^(gamma + 1). Only the first term is weighted,
-    as in the released code.
+        p = sigmoid(logit),    pt = y p + (1 - y) (1 - p),    w = alpha y + (1 - alpha) (1 - y)
+        loss = w BCE(p, y) (1 - pt)^gamma + epsilon (1 - pt)^(gamma + 1)
+
+    PolyLoss is arXiv 2204.12511. Only the focal term is weighted, as in the released code.
 
     Args:
         logits: Any shape.
@@ -30,34 +31,36 @@ def poly_focal_loss(
     """
     logits, targets = logits.float(), targets.float()
     p = logits.sigmoid()
-    miss = targets * (1 - p) + (1 - targets) * p
+    error = targets * (1 - p) + (1 - targets) * p  # 1 - pt
     weight = alpha * targets + (1 - alpha) * (1 - targets)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return weight * cross_entropy * miss**gamma + epsilon * miss ** (gamma + 1)
+    return weight * cross_entropy * error**gamma + epsilon * error ** (gamma + 1)
 
 
 def tversky_loss(
     logits: Tensor,
     targets: Tensor,
     *,
-    false_positive: float = 0.3,
-    false_negative: float = 0.7,
+    false_positive: float,
+    false_negative: float,
     smooth: float = 1e-6,
 ) -> Tensor:
     """Tversky loss (Eq. 3; arXiv 1706.05721): 1 - TP / (TP + a FP + b FN), on soft counts.
 
+        TP = sum p y,    FP = sum p (1 - y),    FN = sum (1 - p) y    over the points of a mask
+
     Args:
         logits: (N, P), one row for each mask.
         targets: (N, P) in [0, 1].
-        false_positive: a; forged called where it is authentic.
-        false_negative: b; forged missed. a = b = 0.5 is the Dice loss.
+        false_positive: a, weight of authentic points called forged.
+        false_negative: b, weight of forged points that are missed. a = b = 0.5 is the Dice loss.
         smooth: Added to both sides of the fraction.
 
     Returns:
         (N,) float32.
     """
     p, targets = logits.float().sigmoid(), targets.float()
-    hit = (p * targets).sum(dim=1)
-    invented = (p * (1 - targets)).sum(dim=1)
-    missed = ((1 - p) * targets).sum(dim=1)
-    return 1 - (hit + smooth) / (hit + false_positive * invented + false_negative * missed + smooth)
+    tp = (p * targets).sum(dim=1)
+    fp = (p * (1 - targets)).sum(dim=1)
+    fn = ((1 - p) * targets).sum(dim=1)
+    return 1 - (tp + smooth) / (tp + false_positive * fp + false_negative * fn + smooth)

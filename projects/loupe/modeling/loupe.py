@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from loupe.modeling.building import model_arguments
 from loupe.modeling.canvas import NetworkInput, network_input, stack_padded
+from loupe.modeling.classification_criterion import ClassificationCriterion
 from loupe.modeling.classifier import PatchAwareClassifier
 from loupe.modeling.condition import training_condition
-from loupe.modeling.criterion import ClassificationCriterion, MaskCriterion
 from loupe.modeling.draws import image_generators
+from loupe.modeling.mask_criterion import MaskCriterion
 from loupe.modeling.postprocessing import network_map, paste_map, turn_map
 from loupe.modeling.segmenter import Segmenter
 from loupe.modeling.targets import at_least_one, count_targets, prepare_targets

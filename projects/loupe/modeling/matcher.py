@@ -1,4 +1,12 @@
-"""Hungarian matching of queries to forged regions, one image at a time (Mask2Former, Sec. 3.3).
+"""Hungarian matching of queries to forged regions, one image at a time (DETR, arXiv 2005.12872).
+
+The assignment s of regions r to queries q minimises the sum of costs
+
+    C(q, r) = l_mask BCE(q, r) + l_dice Dice(q, r) - l_class P(q is forged)
+              + l_box (L1 + 1 - GIoU)(q, r)    with a box head
+
+BCE and Dice are taken at sampled points (Mask2Former, arXiv 2112.01527, Sec. 3.3), not those of the
+losses: poly focal and Tversky train, as in the released code, but do not match.
 
 Q queries, R target regions, P sampled points.
 """
@@ -17,10 +25,10 @@ from torchvision.ops import box_convert, generalized_box_iou
 class MatchingCosts(NamedTuple):
     """Weights of the terms of the cost; `box` weighs L1 and GIoU alike."""
 
-    class_: float = 2.0
-    mask: float = 5.0
-    dice: float = 5.0
-    box: float = 2.0
+    class_: float
+    mask: float
+    dice: float
+    box: float
 
 
 def mask_costs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,12 +41,14 @@ def mask_costs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors (Q, R).
     """
+    # BCE of a point with target y is y softplus(-z) + (1 - y) softplus(z): two matrix products.
     positive = F.softplus(-logits)
     negative = F.softplus(logits)
     cross_entropy = (positive @ targets.T + negative @ (1 - targets).T) / logits.shape[1]
     p = logits.sigmoid()
     overlap = 2 * (p @ targets.T)
     total = p.sum(dim=1)[:, None] + targets.sum(dim=1)[None]
+    # + 1 on both sides, as in Mask2Former: an empty pair has no undefined cost.
     return cross_entropy, 1 - (overlap + 1) / (total + 1)
 
 
@@ -88,7 +98,7 @@ def match_masks(
     if boxes is not None and target_boxes is not None:
         distance, overlap = box_losses(boxes.float(), target_boxes)
         cost = cost + costs.box * (distance + overlap)
-    # A diverged network must fail in the trainer, which names the images, not in scipy.
+    # scipy refuses NaN; a diverged network fails later in the trainer, which names its images.
     cost = torch.nan_to_num(cost, nan=1e10).clamp(-1e10, 1e10)
     query, target = linear_sum_assignment(cost.cpu().numpy())
     device = class_logits.device

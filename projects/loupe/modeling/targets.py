@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loupe.modeling.canvas import NetworkInput, stack_padded, valid_pixels
-from loupe.modeling.criterion import MaskCriterion
+from loupe.modeling.mask_criterion import MaskCriterion
 from loupe.structures import LossCounts, Targets
 
 Item = dict[str, Any]

@@ -3,8 +3,8 @@
 Decided once, when this module is imported, from what has been built and from two environment
 variables, and never by trying and catching an error:
 
-    LOUPE_OPS=pytorch         leave the compiled kernels alone
-    LOUPE_CPU_KERNELS=avx2    these CPU kernels (baseline, avx2 or avx512), not the fastest here
+    LOUPE_OPS=pytorch         plain PyTorch, even where kernels are built
+    LOUPE_CPU_KERNELS=avx2    the CPU kernels baseline, avx2 or avx512, not the fastest here
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import torch
 
+# The kernels use torch's stable interface alone, which this version brought.
+OLDEST_TORCH = (2, 10)
 REMEDY = "build it with: pip install --no-build-isolation -e ."
 
 
@@ -45,6 +47,13 @@ def _load(path: str) -> None:
             f"{torch.__version__} (pip install --no-build-isolation -e .), delete it, or set "
             "LOUPE_OPS=pytorch to run without it."
         ) from error
+
+
+def _too_old() -> Backend | None:
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= OLDEST_TORCH:
+        return None
+    wanted = ".".join(map(str, OLDEST_TORCH))
+    return Backend(False, f"compiled kernels need torch {wanted}, this is {torch.__version__}")
 
 
 def _cpu_backend() -> Backend:
@@ -77,7 +86,8 @@ def _decide() -> dict[str, Backend]:
     if requested == "pytorch":
         asked = Backend(False, "LOUPE_OPS=pytorch asks for it")
         return {"cpu": asked, "cuda": asked}
-    backends = {"cpu": _cpu_backend(), "cuda": _cuda_backend()}
+    too_old = _too_old()
+    backends = {"cpu": too_old or _cpu_backend(), "cuda": too_old or _cuda_backend()}
     # device_count asks the driver's monitor: unlike is_available it leaves CUDA uninitialised, so
     # that processes may still be forked after the import.
     wanted = ["cpu", "cuda"] if torch.cuda.device_count() > 0 else ["cpu"]

@@ -1,16 +1,17 @@
-"""Losses have their names and weights, add up over micro-batches, and take every odd batch."""
+"""Mask losses have names and weights, add up over micro-batches, and take every odd batch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import pytest
 import torch
+from detectron2.config import get_cfg
 from torch import Tensor
 
-from loupe.modeling.criterion import ClassificationCriterion, MaskCriterion, MaskLossWeights
-from loupe.structures import ClassifierOutput, LossCounts, MaskOutput, Targets
+from loupe import add_loupe_config
+from loupe.modeling.building import build_mask_criterion
+from loupe.modeling.draws import draw_uniform
+from loupe.modeling.mask_criterion import MaskCriterion, MaskLossWeights
+from loupe.structures import LossCounts, MaskOutput, Targets
 
 QUERIES, SIDE = 4, 16
 ONE = LossCounts(1, 1, 1, 1)
@@ -22,8 +23,12 @@ def draw_alike(rows: list[None], *shape: int, device: torch.device | None = None
     return torch.rand(1, *shape, generator=generator).expand(len(rows), *shape).to(device)
 
 
-def criterion(**arguments: object) -> MaskCriterion:
-    return MaskCriterion(num_points=48, draw=draw_alike, **arguments)
+def criterion(**changes: object) -> MaskCriterion:
+    """The default configuration's, with few points that are drawn alike, and with these changes."""
+    made = build_mask_criterion(add_loupe_config(get_cfg()))
+    for name, value in {"num_points": 48, "draw": draw_alike, **changes}.items():
+        setattr(made, name, value)
+    return made
 
 
 def squares(*corners: tuple[int, int, int]) -> Tensor:
@@ -83,25 +88,22 @@ def total(losses: dict[str, Tensor]) -> Tensor:
 
 
 def test_every_depth_has_its_losses_and_the_last_has_no_number():
-    losses = criterion()([random_output(1)] * 3, targets_of(TWO), ONE)
-    terms = ("loss_query", "loss_mask_focal", "loss_mask_tversky")
-    assert set(losses) == {term + suffix for term in terms for suffix in ("_0", "_1", "")}
-
-
-def test_a_box_head_adds_its_two_losses():
-    losses = criterion()([random_output(1, boxes=True)] * 2, targets_of(TWO), ONE)
-    assert {"loss_box", "loss_giou", "loss_box_0", "loss_giou_0"} <= set(losses)
+    terms = {"loss_query", "loss_mask_focal", "loss_mask_tversky"}
+    for boxes, added in ((False, set()), (True, {"loss_box", "loss_giou"})):
+        losses = criterion()([random_output(1, boxes)] * 3, targets_of(TWO), ONE)
+        expected = {term + suffix for term in terms | added for suffix in ("_0", "_1", "")}
+        assert set(losses) == expected
 
 
 def test_the_default_weights_are_the_papers():
-    assert MaskLossWeights() == (5.0, 5.0, 2.0, 2.0)
+    assert criterion().weights == MaskLossWeights(mask=5, tversky=5, class_=2, box=2)
 
 
 def test_each_weight_weighs_its_own_loss():
     output, targets = random_output(1, boxes=True), targets_of(TWO)
     unit = criterion(weights=MaskLossWeights(1, 1, 1, 1))([output], targets, ONE)
     ours = criterion(weights=MaskLossWeights(2, 3, 5, 7))([output], targets, ONE)
-    ratios = {name: round(float(ours[name] / unit[name]), 4) for name in unit}
+    ratios = {name: round((ours[name] / unit[name]).item(), 4) for name in unit}
     assert ratios == {
         "loss_mask_focal": 2,
         "loss_mask_tversky": 3,
@@ -281,73 +283,10 @@ def test_losses_of_micro_batches_add_up_to_the_losses_of_the_whole():
 
 def test_points_are_mostly_the_uncertain_ones():
     logits = torch.linspace(-8, 8, SIDE).expand(1, 1, SIDE, SIDE).contiguous()
-    sampler = MaskCriterion(num_points=1000)
+    sampler = criterion(num_points=1000, draw=draw_uniform)
     points = sampler._points(logits, torch.ones(1, 1, 2), [None])
     assert points.shape == (1, 1000, 2)
     # Of 3000 candidates about 900 lie in the middle three tenths; the 750 nearest are taken.
     near = ((points[0, :, 0] - 0.5).abs() < 0.15).float()
     assert near[:750].mean() > 0.95  # The zeros beyond the border look uncertain, too.
     assert near[750:].mean() < 0.4
-
-
-# ---- Classification
-
-
-def verdict(images: int = 2) -> ClassifierOutput:
-    return ClassifierOutput(
-        torch.randn(images, requires_grad=True), torch.randn(images, 2, 2, requires_grad=True)
-    )
-
-
-def classification_targets(*labels: float) -> Targets:
-    return targets_of(*(NONE for _ in labels))._replace(labels=torch.tensor(labels))
-
-
-def test_the_image_loss_by_hand():
-    output = verdict()._replace(image_logits=torch.tensor([0.5, -1.0]))
-    counts = ONE._replace(images=2)
-    losses = ClassificationCriterion()(output, classification_targets(1.0, 0.0), counts)
-    expected = (math.log(1 + math.exp(-0.5)) + math.log(1 + math.exp(-1))) / 2
-    assert losses["loss_image"].item() == pytest.approx(expected, rel=1e-6)
-
-
-def test_the_image_loss_falls_as_the_verdict_gets_right():
-    targets = classification_targets(1.0, 0.0)
-    for kind in ("bce", "poly_focal"):
-        make = ClassificationCriterion(image_loss=kind)
-        right, wrong = (
-            make(verdict()._replace(image_logits=sign * torch.tensor([3.0, -3.0])), targets, ONE)
-            for sign in (1, -1)
-        )
-        assert right["loss_image"] < wrong["loss_image"]
-
-
-def test_patches_without_a_truth_teach_nothing():
-    output, targets = verdict(), classification_targets(1.0, 0.0)
-    targets.patch_valid[1] = False
-    ClassificationCriterion()(output, targets, ONE)["loss_patch"].backward()
-    assert torch.all(output.patch_logits.grad[1] == 0)
-    assert torch.all(output.patch_logits.grad[0] != 0)
-
-
-def test_the_weight_weighs_both_losses():
-    output, targets = verdict(), classification_targets(1.0, 0.0)
-    one, two = (ClassificationCriterion(weight=weight)(output, targets, ONE) for weight in (1, 2))
-    assert set(one) == {"loss_image", "loss_patch"}
-    torch.testing.assert_close(two, {name: 2 * loss for name, loss in one.items()})
-
-
-def test_without_patch_prediction_there_is_no_patch_loss():
-    output = verdict()._replace(patch_logits=None)
-    losses = ClassificationCriterion()(output, classification_targets(1.0, 0.0), ONE)
-    assert set(losses) == {"loss_image"}
-
-
-def test_an_unknown_image_loss_is_refused():
-    with pytest.raises(ValueError, match=r"IMAGE_LOSS is 'focal'; use bce or poly_focal"):
-        ClassificationCriterion(image_loss="focal")
-
-
-@pytest.mark.parametrize("make", [criterion, ClassificationCriterion])
-def test_a_criterion_has_no_parameters_of_its_own(make: Callable[[], object]):
-    assert not hasattr(make(), "parameters")

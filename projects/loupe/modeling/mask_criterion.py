@@ -1,9 +1,15 @@
-"""From outputs and targets to named, weighted losses (Eq. 2 and 4).
+"""Losses of the segmenter (Eq. 4), after matching queries with forged regions.
+
+    L = l_mask L_poly + l_tversky L_tversky + l_class L_query + l_box (L1 + 1 - GIoU)
+
+Poly focal (Eq. 1) and Tversky (Eq. 3) compare matched masks at sampled points; L_query is the
+cross-entropy of all queries' classes (Mask2Former). Each prediction of the decoder, one before its
+first layer and one after each, has these losses (deep supervision).
 
 Every term is a sum divided by a count of the whole optimiser step (`LossCounts`), so the losses of
 micro-batches add up to the loss of the step, on one process or many.
 
-B images, Q queries, M matched masks, P points, h w patches, H W mask cells.
+B images, Q queries, M matched masks, P points, H W mask cells.
 """
 
 from __future__ import annotations
@@ -20,73 +26,19 @@ from torchvision.ops import box_convert, generalized_box_iou_loss, masks_to_boxe
 from loupe.modeling.draws import draw_uniform
 from loupe.modeling.losses import poly_focal_loss, tversky_loss
 from loupe.modeling.matcher import MatchingCosts, match_masks
-from loupe.structures import ClassifierOutput, LossCounts, MaskOutput, Targets
+from loupe.structures import LossCounts, MaskOutput, Targets
 
 # Index of a class in `MaskOutput.class_logits`.
 FORGED, NO_OBJECT = 0, 1
 
 
-class ClassificationCriterion:
-    """Loss of the fused image logit, and of the patches (Eq. 2).
-
-    Args:
-        image_loss: "bce" or "poly_focal".
-        image_alpha: Weight of the forged class in an image's poly focal loss.
-        patch_alpha: The same for patches.
-        gamma: Focusing exponent.
-        epsilon: Coefficient of the polynomial term.
-        weight: Weight of both losses.
-        patch_weight: Further weight of the patches' loss.
-    """
-
-    def __init__(
-        self,
-        *,
-        image_loss: str = "bce",
-        image_alpha: float = 0.2,
-        patch_alpha: float = 0.85,
-        gamma: float = 2.0,
-        epsilon: float = 1.0,
-        weight: float = 1.0,
-        patch_weight: float = 1.0,
-    ) -> None:
-        if image_loss not in ("bce", "poly_focal"):
-            raise ValueError(
-                f"MODEL.CLASSIFIER.IMAGE_LOSS is {image_loss!r}; use bce or poly_focal"
-            )
-        self.image_loss, self.image_alpha, self.patch_alpha = image_loss, image_alpha, patch_alpha
-        self.gamma, self.epsilon = gamma, epsilon
-        self.weight, self.patch_weight = weight, weight * patch_weight
-
-    def __call__(
-        self, output: ClassifierOutput, targets: Targets, counts: LossCounts
-    ) -> dict[str, Tensor]:
-        """Returns `loss_image` and, with patch prediction, `loss_patch`."""
-        image_logits = output.image_logits.float()
-        if self.image_loss == "bce":
-            image = F.binary_cross_entropy_with_logits(
-                image_logits, targets.labels, reduction="none"
-            )
-        else:
-            image = self._poly(image_logits, targets.labels, self.image_alpha)
-        losses = {"loss_image": self.weight * image.sum() / counts.images}
-        if output.patch_logits is not None:
-            patch = self._poly(output.patch_logits, targets.patch_ratios, self.patch_alpha)
-            patch = torch.where(targets.patch_valid, patch, 0.0)
-            losses["loss_patch"] = self.patch_weight * patch.sum() / counts.patches
-        return losses
-
-    def _poly(self, logits: Tensor, targets: Tensor, alpha: float) -> Tensor:
-        return poly_focal_loss(logits, targets, alpha=alpha, gamma=self.gamma, epsilon=self.epsilon)
-
-
 class MaskLossWeights(NamedTuple):
     """Weights of the terms of Eq. 4; `class_` is Mask2Former's loss on the queries' classes."""
 
-    mask: float = 5.0
-    tversky: float = 5.0
-    class_: float = 2.0
-    box: float = 2.0
+    mask: float
+    tversky: float
+    class_: float
+    box: float
 
 
 class Matches(NamedTuple):
@@ -106,33 +58,32 @@ class MaskCriterion:
         alpha: Weight of forged points in the poly focal loss.
         gamma: Focusing exponent.
         epsilon: Coefficient of the polynomial term.
-        false_positive: Tversky weight of invented pixels.
-        false_negative: Tversky weight of missed pixels.
+        false_positive: Tversky weight of false positives.
+        false_negative: Tversky weight of false negatives.
         no_object_weight: Class weight of unmatched queries.
         num_points: Points per mask.
         oversample_ratio: Candidates for each point.
-        importance_ratio: Share of the points taken where the logit is nearest to 0.
+        importance_ratio: Fraction of the points taken where the logit is nearest to 0.
         draw: Gives the random numbers, see `draw_uniform`.
     """
 
     def __init__(
         self,
         *,
-        weights: MaskLossWeights | None = None,
-        costs: MatchingCosts | None = None,
-        alpha: float = 0.8,
-        gamma: float = 2.0,
-        epsilon: float = 1.0,
-        false_positive: float = 0.3,
-        false_negative: float = 0.7,
-        no_object_weight: float = 0.1,
-        num_points: int = 12544,
-        oversample_ratio: float = 3.0,
-        importance_ratio: float = 0.75,
+        weights: MaskLossWeights,
+        costs: MatchingCosts,
+        alpha: float,
+        gamma: float,
+        epsilon: float,
+        false_positive: float,
+        false_negative: float,
+        no_object_weight: float,
+        num_points: int,
+        oversample_ratio: float,
+        importance_ratio: float,
         draw: Callable[..., Tensor] = draw_uniform,
     ) -> None:
-        self.weights = weights or MaskLossWeights()
-        self.costs = costs or MatchingCosts()
+        self.weights, self.costs = weights, costs
         self.alpha, self.gamma, self.epsilon = alpha, gamma, epsilon
         self.false_positive, self.false_negative = false_positive, false_negative
         self.no_object_weight = no_object_weight
@@ -154,7 +105,7 @@ class MaskCriterion:
             outputs: One for each depth of the decoder, the final one last.
             targets: Masks of the batch.
             counts: What the sums are divided by.
-            extents: (B, 2), share of the canvas (x, y) that is image and not padding; None = all.
+            extents: (B, 2), fraction of the canvas (x, y) that is image; None = all.
             generators: One for each image, which draws its points; None = PyTorch's global one.
 
         Returns:
@@ -266,7 +217,10 @@ class MaskCriterion:
     def _points(
         self, logits: Tensor, extents: Tensor, generators: Sequence[Generator | None]
     ) -> Tensor:
-        """(M, P, 2): mostly the most uncertain of many candidates, the rest uniform (PointRend)."""
+        """(M, P, 2): mostly the most uncertain of many candidates, the rest uniform.
+
+        As in PointRend (arXiv 1912.08193, Sec. 3.1): uncertain is where the logit is nearest to 0.
+        """
         device = logits.device
         candidates = int(self.num_points * self.oversample_ratio)
         points = self.draw(generators, candidates, 2, device=device) * extents
@@ -296,7 +250,7 @@ class MaskCriterion:
 
 
 def _boxes(masks: Tensor) -> Tensor:
-    """(R, H, W) masks in [0, 1] -> (R, 4) normalised cx, cy, w, h of the pixels at half height."""
+    """(R, H, W) masks in [0, 1] -> (R, 4) normalised cx, cy, w, h of all above half the peak."""
     if not len(masks):
         return masks.new_zeros(0, 4, dtype=torch.float32)
     height, width = masks.shape[1:]
