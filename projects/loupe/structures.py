@@ -21,9 +21,9 @@ class Targets(NamedTuple):
     Attributes:
         labels: (B,) float; 1 = the image is forged.
         masks: B tensors (R, H, W) in [0, 1]; R = 0 for an authentic image.
-        patch_ratios: (B, h, w); share of forged pixels in each patch.
-        patch_valid: (B, h, w) bool; False where a patch lies wholly in padding, or where no mask
-            is known.
+        patch_ratios: (B, h, w), fraction of forged pixels in each patch.
+        patch_valid: (B, h, w) bool; False where a patch is padding alone, or where no mask is
+            known.
         mask_known: (B,) bool; False leaves the image out of all losses on masks.
     """
 
@@ -35,7 +35,7 @@ class Targets(NamedTuple):
 
 
 class ClassifierOutput(NamedTuple):
-    """Verdicts of the patch-aware classifier.
+    """Logits of the patch-aware classifier.
 
     Attributes:
         image_logits: (B,) fused logit; its sigmoid is the probability that the image is forged.
@@ -86,8 +86,8 @@ class GroundTruth(NamedTuple):
         label: 1 = forged.
         mask: (height, width) bool at the image's own size; None = no mask is known (an authentic
             image needs none: all its pixels are authentic).
-        technique: how it was forged, where the data set says so; "" otherwise.
-        source: where it comes from, where the data set says so; "" otherwise.
+        technique: how it was forged; "" where the data set does not tell.
+        source: where it comes from; "" where the data set does not tell.
     """
 
     label: int

@@ -7,8 +7,8 @@ Each layer is post-norm, on x (B, S, C), the tokens of three levels:
     x = LN(x + W2 ReLU(W1 x))
 
 The condition is c = p e_1 + (1 - p) e_0, with the probability p that the image is forged and two
-learned embeddings. "token", as released: c asks all pixels, and what it gets is added to every
-pixel. "pixel": each pixel asks the two embeddings, weighted by p.
+learned embeddings. "token", as released: c attends to all pixels, and the result is added to every
+pixel. "pixel": each pixel attends to the two embeddings, weighted by 1 - p and p.
 
 B images, C channels (C_in of the pyramid), S tokens of three levels, T condition tokens,
 h w cells of a level.

@@ -79,7 +79,7 @@ def extend_edge(maps: Tensor, valid_size: tuple[int, int], size: tuple[int, int]
 
 
 def turn_map(stored: Tensor, orientation: int) -> Tensor:
-    """Turns a (h, w) map of stored pixels upright, as an EXIF orientation, 1 to 8, says."""
+    """Turns a (h, w) map of stored pixels upright, by an EXIF orientation of 1 to 8."""
     if orientation in (5, 6, 7, 8):
         stored = stored.transpose(0, 1)
     flipped = [
@@ -105,7 +105,7 @@ def paste_map(
         size: (height, width) of the image.
 
     Returns:
-        (height, width) float32. Outside the window the map's nearest edge value stands.
+        (height, width) float32. Outside the window the nearest value of its edge is repeated.
     """
     valid = network_map[: valid_size[0], : valid_size[1]][None, None].float()
     height, width = size

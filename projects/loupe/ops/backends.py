@@ -64,7 +64,7 @@ def _cpu_backend() -> Backend:
     kernels = os.environ.get("LOUPE_CPU_KERNELS")
     if kernels:
         torch.ops.loupe.use_cpu_kernels(kernels)
-    chosen = "LOUPE_CPU_KERNELS asks for them" if kernels else "the fastest for this processor"
+    chosen = "chosen by LOUPE_CPU_KERNELS" if kernels else "the fastest for this processor"
     return Backend(True, f"{torch.ops.loupe.cpu_kernels()} kernels: {chosen}")
 
 
@@ -84,8 +84,8 @@ def _decide() -> dict[str, Backend]:
     if requested not in ("auto", "pytorch"):
         raise ValueError(f"LOUPE_OPS is {requested!r}; set it to 'auto' or 'pytorch'")
     if requested == "pytorch":
-        asked = Backend(False, "LOUPE_OPS=pytorch asks for it")
-        return {"cpu": asked, "cuda": asked}
+        plain = Backend(False, "chosen by LOUPE_OPS=pytorch")
+        return {"cpu": plain, "cuda": plain}
     too_old = _too_old()
     backends = {"cpu": too_old or _cpu_backend(), "cuda": too_old or _cuda_backend()}
     # device_count asks the driver's monitor: unlike is_available it leaves CUDA uninitialised, so

@@ -16,7 +16,7 @@ from torch.nn import functional
 def sampling_locations(
     reference: Tensor, offsets: Tensor, shapes: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Where each query looks, as a share of each level's width and height.
+    """Where each query samples, as a fraction of each level's width and height.
 
     Args:
         reference: (B, Q, L, 2) x, y of the query, in [0, 1].

@@ -13,8 +13,7 @@ from loupe.modeling.forensic.quantisation import QuantisationBranch
 from loupe.modeling.forensic.residuals import ResidualBranch
 from loupe.modeling.forensic.spectrum import SpectrumBranch
 
-# Names of stems that MODEL.PERCEPTION_ENCODER.STEM may have, beside "patch": what they add to
-# residuals and spectrum.
+# MODEL.PERCEPTION_ENCODER.STEM: the branches that a stem adds to residuals and spectrum.
 STEMS = {
     "forensic": (),
     "forensic-jpeg": ("quantisation",),

@@ -36,7 +36,7 @@ def log_mean(energy: Tensor, cell: int) -> Tensor:
 def relative_to_image(features: Tensor, patch_valid: Tensor) -> Tensor:
     """Standardises each channel over its image: (f - mean) / (deviation + 0.1).
 
-    Absolute energies say how noisy a place is; these say how much more so than the image.
+    Absolute energies tell how noisy a place is; these tell how much more so than its image.
 
     Args:
         features: (B, C, h, w).

@@ -61,7 +61,7 @@ class Excess(NamedTuple):
 
     Attributes:
         excess: (B, K, H / 8, W / 8), for K frequencies or K steps.
-        variance: Likewise, but for a factor of 1/2.
+        variance: Likewise; a constant factor of 1/2 is left out.
     """
 
     excess: Tensor

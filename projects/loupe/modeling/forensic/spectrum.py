@@ -75,7 +75,7 @@ class SpectrumBranch(nn.Module):
 
 
 def cosine_kernels() -> Tensor:
-    """(63, 1, 8, 8) float32: the orthonormal two-dimensional cosines but for the constant.
+    """(63, 1, 8, 8) float32: the orthonormal two-dimensional cosines, without the constant.
 
     Row 8 u + v - 1 is vertical frequency u and horizontal frequency v.
     """
