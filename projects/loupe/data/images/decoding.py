@@ -92,20 +92,11 @@ def read_picture(
     with _named(source, name):
         container = inspect(_content(source, limits), limits)
         bands, warnings = _decode(container, at_least)
-        pixels, start, clipped = None, 0, False
-        for band, (height, width) in bands:
-            colours, outside = _to_rgb(band, container)
-            clipped |= outside
-            if pixels is None and len(band) == height:
-                pixels = colours
-                break
-            if pixels is None:
-                pixels = np.empty((height, width, 3), np.uint8)
-            pixels[start : start + len(colours)] = colours
-            start += len(colours)
-        warnings += ("values outside 0 to 1 are clipped",) if clipped else ()
+        clipped: list[bool] = []
+        pixels = np.ascontiguousarray(_joined(_rgb_bands(bands, container, clipped)))
+        warnings += ("values outside 0 to 1 are clipped",) if any(clipped) else ()
         size = (container.height, container.width)
-        return Picture(np.ascontiguousarray(pixels), size, container.orientation, warnings)
+        return Picture(pixels, size, container.orientation, warnings)
 
 
 def read_samples(
@@ -119,8 +110,7 @@ def read_samples(
     with _named(source, name):
         container = inspect(_content(source, limits), limits)
         bands, warnings = _decode(container, 0)
-        parts = [band for band, _ in bands]
-        values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        values = _joined(bands)
         full_range = container.full_range or _type_range(values.dtype)
         return Samples(_lifted(values, container), full_range, container.orientation, warnings)
 
@@ -164,6 +154,8 @@ def _named(source: str | Path | bytes, name: str = "") -> Iterator[None]:
         yield
     except ImageFaultError as fault:
         raise UnreadableImageError(name, fault.problem, fault.remedy) from fault.__cause__
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(name, f"too many pixels ({error})", "shrink it") from None
     except MemoryError:
         raise UnreadableImageError(
             name, "there is not enough memory to read it", "shrink it, or close other programs"
@@ -190,7 +182,7 @@ def _decode(container: Container, at_least: int) -> tuple[Bands, tuple[str, ...]
     """Bands of rows, each with the (H, W) of the whole, and the warnings."""
     warnings = container.warnings
     if container.parts:
-        planes = [_first(_bands_of(open_image("TIFF", part))) for part in container.parts]
+        planes = [_joined(_bands_of(open_image("TIFF", part))) for part in container.parts]
         return _whole(np.stack(planes, axis=2)), warnings
     if container.deep_colour:
         return _whole(_decode_deep_colour(container.content)), warnings
@@ -212,8 +204,18 @@ def _whole(values: np.ndarray) -> Bands:
     yield values, values.shape[:2]
 
 
-def _first(bands: Bands) -> np.ndarray:
-    return np.concatenate([band for band, _ in bands])
+def _joined(bands: Bands) -> np.ndarray:
+    """All rows in one array, without a second copy of them."""
+    whole, start = None, 0
+    for band, (height, _) in bands:
+        if len(band) == height:
+            return band
+        if whole is None:
+            whole = np.empty((height, *band.shape[1:]), band.dtype)
+        whole[start : start + len(band)] = band
+        start += len(band)
+    assert whole is not None
+    return whole
 
 
 def _bands_of(image: Image.Image) -> Bands:
@@ -232,6 +234,16 @@ def _bands_of(image: Image.Image) -> Bands:
         bottom = min(top + rows, image.height)
         band = image if rows >= image.height else image.crop((0, top, image.width, bottom))
         yield np.asarray(band if mode is None else band.convert(mode)), size
+
+
+def _rgb_bands(bands: Bands, container: Container, clipped: list[bool]) -> Bands:
+    """Bands as RGB; notes for each whether values outside 0 to 1 were met."""
+    for band, size in bands:
+        rows = max(1, _BAND_PIXELS // size[1])
+        for top in range(0, len(band), rows):
+            colours, outside = _to_rgb(band[top : top + rows], container)
+            clipped.append(outside)
+            yield colours, size
 
 
 def _decode_deep_colour(content: bytes) -> np.ndarray:

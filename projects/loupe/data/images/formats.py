@@ -21,11 +21,11 @@ from loupe.data.images.orientation import UPRIGHT, exif_orientation
 KNOWN = "JPEG, PNG, TIFF, WebP, AVIF, HEIC, JPEG 2000, GIF, BMP and PNM"
 
 # Bytes a pixel of decoder, copy and result, as measured by `research.reliability.bombs`.
-_PIXEL_BYTES = {"WEBP": 23, "GIF": 12, "BMP": 11, "PPM": 15, "JPEG2000": 24, "AVIF": 20, "HEIF": 20}
+_PIXEL_BYTES = {"WEBP": 23, "GIF": 12, "BMP": 11, "PPM": 15, "JPEG2000": 40, "AVIF": 20, "HEIF": 20}
 _MOST_TILES = 2**14
 _MOST_CHANNELS = 4
 # Pillow reads numbers written as text one by one.
-_MOST_TEXT_BYTES = 2**25
+_MOST_TEXT_BYTES = 2**22
 _PLAIN_PNM = (b"P1", b"P2", b"P3")
 _PNM = re.compile(rb"P[1-6f]\s")
 _JPEG2000_BOX, _JPEG2000_STREAM = b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"

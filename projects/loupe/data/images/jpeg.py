@@ -13,6 +13,7 @@ import io
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -97,9 +98,9 @@ def inspect_jpeg(content: bytes, limits: Limits) -> Container:
         raise damaged("it ends before its picture begins")
     _check_work(frame, scans)
     whole = content[end - 2 : end] == b"\xff\xd9"
-    # One copy of the file for the decoder; Pillow, which may have to decode, has 4 bytes a pixel;
-    # several scans need all coefficients at once.
-    pixel = 3 + (0 if frame.channels < 4 else 8)
+    # One copy of the file for the decoder; Pillow, where it has to decode, has 4 bytes a pixel, and
+    # CMYK is decoded twice; several scans need all coefficients at once.
+    pixel = 11 if frame.channels == 4 else 3 if _HAS_SIMPLEJPEG else 7
     pixel += 2 * frame.samples if frame.progressive or scans > 1 else 0
     memory = 2 * len(content) + int(frame.height * frame.width * pixel)
     check_size(frame.height, frame.width, memory, limits)
@@ -197,27 +198,23 @@ def decode_jpeg(container: Container, at_least: int) -> tuple[np.ndarray | Image
     if at_least and min(image.size) >= 2 * at_least:
         # Only the markers have been checked for damage: a whole decoding would cost what is saved.
         image.draft(None, (at_least, at_least))
-        return image, False
-    if not _HAS_SIMPLEJPEG:
-        return image, False
-    return _decode_strictly(container.content, image)
+    elif _HAS_SIMPLEJPEG:
+        pixels, found = _decode_strictly(container.content, image.mode)
+        # Pillow turns over the inverted colours of Adobe's CMYK.
+        return (image if pixels is None or image.mode == "CMYK" else pixels), found
+    return image, False
 
 
-def _decode_strictly(content: bytes, image: Image.Image) -> tuple[np.ndarray | Image.Image, bool]:
+def _decode_strictly(content: bytes, mode: str) -> tuple[np.ndarray | None, bool]:
     """Decodes with libjpeg's warnings as errors; if there are any, once more without."""
     import simplejpeg
 
-    colours = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[image.mode]
+    colours = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}[mode]
     options = {"colorspace": colours, "fastdct": False, "fastupsample": False}
-    try:
-        pixels = simplejpeg.decode_jpeg(content, strict=True, **options)
-        # Pillow turns over the inverted colours of Adobe's CMYK.
-        return (image if colours == "CMYK" else pixels), False
-    except ValueError:
-        # Pillow decides whether it can be read at all, and says why not.
-        image.load()
-    try:
-        simplejpeg.decode_jpeg(content, strict=False, **options)
-    except ValueError:
-        return image, False  # A kind that simplejpeg does not know, such as CMYK at 4:2:0.
-    return image, True
+    with suppress(ValueError):
+        return simplejpeg.decode_jpeg(content, strict=True, **options), False
+    with suppress(ValueError):
+        return simplejpeg.decode_jpeg(content, strict=False, **options), True
+    # Of a kind that simplejpeg does not know, such as CMYK at 4:2:0; or broken altogether, which
+    # Pillow says then.
+    return None, False
