@@ -170,7 +170,7 @@ def judge(content: bytes) -> tuple[str, str]:
 
 
 def strict_pixels(content: bytes) -> np.ndarray | str | None:
-    """(H, W, 3) uint8 as Pillow gives them, as stored; None = refused; text = nothing to compare."""
+    """(H, W, 3) uint8 as Pillow gives them; None = refused; text = why there are none."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
