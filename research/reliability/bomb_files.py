@@ -13,13 +13,15 @@ from PIL import Image
 Tags = dict[int, int | tuple[int, ...]]
 
 
-def _encoded(kind: str, height: int = 48, width: int = 64, mode: str = "RGB", **options) -> bytes:
+def _encoded(
+    kind: str, height: int = 48, width: int = 64, mode: str = "RGB", **options: object
+) -> bytes:
     stream = io.BytesIO()
     Image.new(mode, (width, height), 7 if mode == "L" else None).save(stream, kind, **options)
     return stream.getvalue()
 
 
-def _noise(kind: str, **options) -> bytes:
+def _noise(kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(pixels).save(stream, kind, **options)

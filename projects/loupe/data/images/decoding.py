@@ -239,6 +239,9 @@ def _bands_of(image: Image.Image) -> Bands:
 def _rgb_bands(bands: Bands, container: Container, clipped: list[bool]) -> Bands:
     """Bands as RGB; notes for each whether values outside 0 to 1 were met."""
     for band, size in bands:
+        if band.dtype == np.uint8 and band.shape[2:] == (3,):
+            yield band, size
+            continue
         rows = max(1, _BAND_PIXELS // size[1])
         for top in range(0, len(band), rows):
             colours, outside = _to_rgb(band[top : top + rows], container)
