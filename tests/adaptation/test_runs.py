@@ -26,6 +26,20 @@ Build = Callable[..., Loupe]
 every_mode = pytest.mark.parametrize("mode", ["offline", "online", "episodic"])
 
 
+@pytest.fixture
+def build(build: Build) -> Build:
+    """Models that call every image forged, so that each step draws points."""
+
+    def forged(*options: object) -> Loupe:
+        model = build(*options)
+        model.classifier.register_forward_hook(
+            lambda module, inputs, out: out._replace(image_logits=out.image_logits.abs() + 0.5)
+        )
+        return model
+
+    return forged
+
+
 def unlabelled(make_item: MakeItem, seeds: Iterable[int] = (0, 1, 2)) -> list[Item]:
     return [{k: v for k, v in make_item(seed).items() if k in SHOWN} for seed in seeds]
 
@@ -63,6 +77,14 @@ def test_episodes_end_at_the_source_and_do_not_depend_on_earlier_ones(
     together = run(tiny_model, items, "episodic")
     assert unchanged(tiny_model, before)
     assert_same(together, [run(tiny_model, [item], "episodic")[0] for item in items])
+
+
+def test_two_episodes_on_one_image_draw_and_learn_the_same(tiny_model: Loupe, make_item: MakeItem):
+    adaptation = TestTimeAdaptation(tiny_model)
+    loader = [unlabelled(make_item, [1])] * 2
+    list(adapted_predictions(adaptation, loader, mode="episodic", images_per_step=1))
+    assert adaptation.summary.steps == 2
+    assert adaptation.summary.first_loss == adaptation.summary.last_loss
 
 
 @torch.no_grad()
