@@ -113,7 +113,7 @@ import sys, time
 from loupe.inference.folders import output_folder
 with output_folder(sys.argv[1]):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(20)
 """
 
 
