@@ -97,6 +97,11 @@ def cut(planted: Planted, name: str) -> None:
     path.write_bytes(data[: len(data) // 2])
 
 
+def outside_of_range(planted: Planted) -> None:
+    grey = photograph(60).astype(np.float32).mean(axis=2) / 128
+    planted.save("real/z.tif", grey)
+
+
 def text_in(planted: Planted, name: str) -> None:
     (planted.root / name).write_text("no image")
 
@@ -104,6 +109,7 @@ def text_in(planted: Planted, name: str) -> None:
 # Check, severity 1 = error, how it is planted, the image or file that must be named.
 SINGLE_FAULTS = {
     "truncated image": ("unreadable-image", 1, lambda p: cut(p, "real/r0.png"), "real/r0.png"),
+    "values above white": ("image-warning", 0, outside_of_range, "real/z.tif: values outside"),
     "image is text": ("unreadable-image", 1, lambda p: text_in(p, "real/r1.png"), "real/r1.png"),
     "empty image file": (
         "unreadable-image",
@@ -360,7 +366,7 @@ def test_the_alphas_are_the_shares_of_the_authentic_class(tmp_path):
     planted.save("real/r0.png", photograph(0))
     for number in range(4):
         mask = np.zeros((48, 64), np.uint8)
-        mask[:24, : 16 * number] = 255  # shares 0, 1/8, 2/8, 3/8; the first is a fault, left out
+        mask[:24, : 16 * number] = 255  # fractions 0, 1/8, 2/8, 3/8; the first is a fault, left out
         planted.save(f"masks/f{number}.png", mask)
     words = [str(planted.root), "--output", str(tmp_path / "report"), "--processes", "1"]
     main([*words, "--size", "32", "--patch-size", "8"])
@@ -379,9 +385,25 @@ def test_the_report_is_readable_and_names_five_examples(clean, doctor, tmp_path)
     doctor(clean.root)
     text = (tmp_path / "report/doctor.md").read_text()
     assert "1 errors, 0 warnings, 0 notes." in text
-    assert "| error | `mask-size` | set | 7 of 8 |" in text
+    assert "| error | mask-size | set | 7 of 8 |" in text
     assert text.count("mask 60 x 40, image 64 x 48") == 5
     assert "and 2 more, in the JSON report" in text
+
+
+def test_names_of_files_are_text_in_the_report(clean, doctor, tmp_path):
+    shutil.copy(clean.root / "real/r0.png", clean.root / "real/<script>a|b.png")
+    doctor(clean.root)
+    text = (tmp_path / "report/doctor.md").read_text()
+    assert "&lt;script&gt;a\\|b.png" in text
+    assert "<script>" not in text
+
+
+def test_lines_that_cannot_be_used_are_named_and_the_rest_is_examined(clean, doctor):
+    cut(clean, "real/r2.png")
+    code, found = doctor(clean.manifest([*clean.rows(), ("real/r1.png", "", "fake")]))
+    assert code == 1
+    assert found["pairs"] == ["line 18: the label is 'fake'"]
+    assert [item.split(":")[0] for item in found["unreadable-image"]] == ["real/r2.png"]
 
 
 def test_an_ignored_check_does_not_fail(clean, doctor):

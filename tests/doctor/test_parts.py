@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -13,7 +15,7 @@ from PIL import Image
 from loupe.data.sources.entries import DatasetDict, DatasetError, make_dataset_dict
 from loupe.doctor.duplicates import candidate_pairs, look_alike, near_duplicates
 from loupe.doctor.examination import examine_all
-from loupe.doctor.facts import Facts, Grid, examine, measure_mask, perceive
+from loupe.doctor.facts import Grid, ImageFacts, measure_image, measure_mask, take_fingerprints
 from loupe.doctor.listing import list_datasets
 
 GRID = Grid(32, 8)
@@ -88,7 +90,7 @@ def test_a_forgery_in_one_quarter_leaves_the_hashes_of_the_others(corner):
     forged[32 * top : 32 * top + 32, 32 * left : 32 * left + 32] = random.integers(
         0, 256, (32, 32, 1)
     )
-    before, after = (perceive(pixels)[1].split(",") for pixels in (image, forged))
+    before, after = (take_fingerprints(pixels)[1].split(",") for pixels in (image, forged))
     assert all(before)
     equal = [a == b for a, b in zip(before, after, strict=True)]
     assert equal == [False, *(part != corner for part in range(4))]
@@ -98,19 +100,36 @@ def test_flat_and_unreadable_images_have_no_partners(tmp_path):
     paths = [tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"]
     for path, value in zip(paths[:2], (100, 101), strict=True):
         Image.fromarray(np.full((20, 20, 3), value, np.uint8)).save(path)
-    facts = [examine(str(path), None, "", GRID) for path in paths]
+    facts = [measure_image(str(path), None, "", GRID) for path in paths]
     assert facts[2].image_error
-    assert near_duplicates([*facts, Facts()], 6) == []
+    assert near_duplicates([*facts, ImageFacts()], 6) == []
 
 
 def test_facts_are_equal_in_one_process_and_in_several(entries):
     assert examine_all(entries, GRID) == examine_all(entries, GRID, processes=2)
 
 
+def killed_by_number_7(chunk: list, grid: Grid) -> list:
+    """Measures a chunk of images, unless number 7 is in it."""
+    if any(job[0].endswith("/7.png") for _, job in chunk):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [(key, measure_image(*job, grid)) for key, job in chunk]
+
+
+def test_an_image_that_kills_its_process_is_named_and_the_rest_is_examined(entries, monkeypatch):
+    whole = examine_all(entries[:10], GRID)
+    monkeypatch.setattr("loupe.doctor.examination._examine_chunk", killed_by_number_7)
+    monkeypatch.setattr("loupe.doctor.examination._CHUNK", 2)
+    found = examine_all(entries[:10], GRID, processes=2)
+    assert [bool(facts.image_error) for facts in found] == [n == 7 for n in range(10)]
+    assert "is lost" in found[7].image_error
+    assert found[:7] + found[8:] == whole[:7] + whole[8:]
+
+
 def test_what_the_cache_holds_is_not_examined_again(entries, tmp_path, monkeypatch):
     cache = tmp_path / "facts.jsonl"
     facts = examine_all(entries, GRID, cache=cache)
-    monkeypatch.setattr("loupe.doctor.examination.examine", None)
+    monkeypatch.setattr("loupe.doctor.examination.measure_image", None)
     assert examine_all(entries, GRID, cache=cache) == facts
 
 
@@ -122,11 +141,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(entries, tmp_path, monkeypa
         file.write('{"key": "[1, 32')  # killed while it wrote
     examined = []
 
-    def count(image: str, *rest: object) -> Facts:
+    def count(image: str, *rest: object) -> ImageFacts:
         examined.append(image)
-        return examine(image, *rest)
+        return measure_image(image, *rest)
 
-    monkeypatch.setattr("loupe.doctor.examination.examine", count)
+    monkeypatch.setattr("loupe.doctor.examination.measure_image", count)
     assert examine_all(entries, GRID, cache=cache) == whole
     assert examined == [entry["file_name"] for entry in entries[16:]]
     examined.clear()
@@ -183,7 +202,7 @@ def test_a_mask_drawn_on_stored_pixels_is_turned_with_its_photograph(tmp_path):
     image, mask = tmp_path / "a.jpg", tmp_path / "a.png"
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(image, exif=exif)
     Image.fromarray(np.full((20, 30), 255, np.uint8)).save(mask)
-    facts = examine(str(image), str(mask), "", GRID)
+    facts = measure_image(str(image), str(mask), "", GRID)
     assert (facts.width, facts.height) == (20, 30)
     assert (facts.mask.width, facts.mask.height) == (20, 30)
 
@@ -191,7 +210,7 @@ def test_a_mask_drawn_on_stored_pixels_is_turned_with_its_photograph(tmp_path):
 def test_a_deep_tiff_is_examined(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 65536, (20, 30, 3), np.uint16)
     cv2.imwrite(str(tmp_path / "deep.tif"), pixels)
-    facts = examine(str(tmp_path / "deep.tif"), None, "", GRID)
+    facts = measure_image(str(tmp_path / "deep.tif"), None, "", GRID)
     assert (facts.image_error, facts.format, facts.width) == ("", "TIFF", 30)
 
 
@@ -199,7 +218,7 @@ def test_a_deep_tiff_is_examined(tmp_path):
 def test_the_smallest_images_are_examined(tmp_path, shape):
     Image.fromarray(np.zeros((*shape, 3), np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.full(shape, 255, np.uint8)).save(tmp_path / "mask.png")
-    facts = examine(str(tmp_path / "a.png"), str(tmp_path / "mask.png"), "", GRID)
+    facts = measure_image(str(tmp_path / "a.png"), str(tmp_path / "mask.png"), "", GRID)
     assert (facts.height, facts.width) == shape
     assert facts.mask.forged == facts.mask.border == facts.mask.pixels == 1
 

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def examine_sets(listings: list[ListedDataset], grid: Grid, arguments: argparse.Namespace) -> list:
-    """Facts of all sets, with a progress bar."""
+    """ImageFacts of all sets, with a progress bar."""
     from tqdm import tqdm
 
     from loupe.doctor.examination import examine_all
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     from loupe.doctor.findings import SEVERITIES
     from loupe.doctor.listing import list_datasets
     from loupe.doctor.report import json_report, markdown_report
-    from loupe.doctor.statistics import describe
+    from loupe.doctor.statistics import summarise
 
     if arguments.patch_size > arguments.size:
         raise ValueError(
@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     findings = [finding for finding in findings if finding.check not in arguments.ignore]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     options = {"max_distance": arguments.max_distance, "ignore": arguments.ignore}
-    statistics = {examined.name: describe(examined) for examined in sets}
+    statistics = {examined.name: summarise(examined) for examined in sets}
     report = json_report(findings, statistics, grid, options)
     write_json(arguments.output / "doctor.json", report)
     write_text(arguments.output / "doctor.md", markdown_report(report))

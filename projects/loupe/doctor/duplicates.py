@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from loupe.doctor.facts import Facts
+from loupe.doctor.facts import ImageFacts
 
 # Largest distance for which the bands find every pair.
 MAX_DISTANCE = 7
@@ -40,7 +40,7 @@ def equal_groups(digests: Sequence[str]) -> list[list[int]]:
     return [group for group in positions.values() if len(group) > 1]
 
 
-def near_duplicates(facts: Sequence[Facts], max_distance: int) -> list[tuple[int, int]]:
+def near_duplicates(facts: Sequence[ImageFacts], max_distance: int) -> list[tuple[int, int]]:
     """Pairs (i < j) of images that look alike but do not have equal pixels.
 
     Candidates are pairs with close hashes of the whole or of one quarter. A hash keeps signs only,
@@ -50,7 +50,7 @@ def near_duplicates(facts: Sequence[Facts], max_distance: int) -> list[tuple[int
         facts: of all images; unreadable and flat ones have no partners.
         max_distance: largest number of differing bits, at most MAX_DISTANCE.
     """
-    hashes = [fact.perceptual_hashes.split(",") for fact in facts]
+    hashes = [fact.fingerprints.split(",") for fact in facts]
     thumbnails = [fact.thumbnail for fact in facts]
     found: set[tuple[int, int]] = set()
     for part in range(max(map(len, hashes), default=0)):

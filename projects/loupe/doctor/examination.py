@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TextIO
@@ -15,17 +18,19 @@ import cv2
 from loupe.data.sources.entries import DatasetDict
 from loupe.doctor.facts import (
     FACTS_VERSION,
-    Facts,
     Grid,
-    examine,
+    ImageFacts,
     facts_from_json,
     facts_to_json,
+    measure_image,
 )
 
 # Images sent to a worker at a time, and what is lost at most, per process, when a run is killed.
 _CHUNK = 16
 # Submitted ahead of the results: bounds memory whatever the number of images.
 _CHUNKS_AHEAD = 4
+
+_logger = logging.getLogger(__name__)
 
 Job = tuple[str, str | None, str]
 
@@ -37,8 +42,8 @@ def examine_all(
     processes: int = 1,
     cache: Path | None = None,
     report: Callable[[int], None] = lambda done: None,
-) -> list[Facts]:
-    """Facts of each entry, in order.
+) -> list[ImageFacts]:
+    """ImageFacts of each entry, in order.
 
     Args:
         entries: dataset dicts.
@@ -93,38 +98,68 @@ def _state(path: str | None) -> tuple[str, int, int]:
 
 def _examined(
     missing: list[tuple[str, Job]], grid: Grid, processes: int
-) -> Iterator[list[tuple[str, Facts]]]:
+) -> Iterator[list[tuple[str, ImageFacts]]]:
     """Batches of (key, facts), in order."""
     chunks = [missing[start : start + _CHUNK] for start in range(0, len(missing), _CHUNK)]
     if processes <= 1 or len(chunks) <= 1:
         for chunk in chunks:
             yield _examine_chunk(chunk, grid)
         return
-    # Not fork: the caller may have threads (OpenCV's, torch's), whose locks a fork would copy.
-    with ProcessPoolExecutor(processes, get_context("spawn"), _one_thread) as pool:
-        ahead = []
+    done = 0
+    while done < len(chunks):
+        # A worker that is killed takes its pool along: what it had is measured one by one.
+        for facts in _pooled(chunks[done:], grid, processes):
+            yield facts
+            done += 1
+        if done < len(chunks):
+            yield [_measure_alone(*one, grid) for one in chunks[done]]
+            done += 1
+
+
+def _pooled(
+    chunks: list[list[tuple[str, Job]]], grid: Grid, processes: int
+) -> Iterator[list[tuple[str, ImageFacts]]]:
+    """Results of chunks in order, until a worker is lost."""
+    with _pool(processes) as pool:
+        ahead: deque[Future] = deque()
         try:
             for chunk in chunks:
                 ahead.append(pool.submit(_examine_chunk, chunk, grid))
                 if len(ahead) > processes * _CHUNKS_AHEAD:
-                    yield ahead.pop(0).result()
+                    yield ahead.popleft().result()
             while ahead:
-                yield ahead.pop(0).result()
+                yield ahead.popleft().result()
+        except BrokenProcessPool as error:
+            _logger.warning("%s; its images are examined one by one", error)
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _measure_alone(key: str, job: Job, grid: Grid) -> tuple[str, ImageFacts]:
+    """One image in a process of its own, which it may take along."""
+    with _pool(1) as pool:
+        try:
+            return pool.submit(_examine_chunk, [(key, job)], grid).result()[0]
+        except BrokenProcessPool:
+            return key, ImageFacts(image_error="the process that reads it is lost; remove it")
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    # Not fork: the caller may have threads (OpenCV's, torch's), whose locks a fork would copy.
+    return ProcessPoolExecutor(processes, get_context("spawn"), _one_thread)
 
 
 def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _examine_chunk(chunk: list[tuple[str, Job]], grid: Grid) -> list[tuple[str, Facts]]:
-    return [(key, examine(*job, grid)) for key, job in chunk]
+def _examine_chunk(chunk: list[tuple[str, Job]], grid: Grid) -> list[tuple[str, ImageFacts]]:
+    return [(key, measure_image(*job, grid)) for key, job in chunk]
 
 
-def _read_cache(path: Path) -> dict[str, Facts]:
-    """Facts by key. A last line that a killed run left unfinished is passed over."""
+def _read_cache(path: Path) -> dict[str, ImageFacts]:
+    """ImageFacts by key. A last line that a killed run left unfinished is passed over."""
     if not path.exists():
         return {}
     known = {}
@@ -153,7 +188,7 @@ def _open_for_append(path: Path) -> TextIO:
     return open(path, "a", encoding="utf-8")
 
 
-def _append(file: TextIO, batch: list[tuple[str, Facts]]) -> None:
+def _append(file: TextIO, batch: list[tuple[str, ImageFacts]]) -> None:
     for key, facts in batch:
         line = {"key": key, "facts": facts_to_json(facts)}
         file.write(json.dumps(line, separators=(",", ":")) + "\n")

@@ -1,6 +1,6 @@
 """What the doctor measures of one image and its mask. Letters: H W pixels, S side of the network.
 
-Facts depend on the files alone, not on labels or other images, so that they can be cached.
+ImageFacts depend on the files alone, not on labels or other images, so that they can be cached.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from loupe.data.images.decoding import read_format, read_image
+from loupe.data.images.decoding import read_format, read_picture
 from loupe.data.images.errors import MaskSizeError, UnreadableImageError
 from loupe.data.images.masks import read_image_and_mask, read_mask
+from loupe.data.images.orientation import turn
 
 # Part of the cache's key: change it when the meaning of a fact changes.
-FACTS_VERSION = 1
+FACTS_VERSION = 2
 
 THUMBNAIL_SIDE = 16
 _HASH_SIDE = 8
@@ -42,19 +43,19 @@ class Grid(NamedTuple):
 
 
 class MaskFacts(NamedTuple):
-    """One mask. Shares are in [0, 1]; a pixel is forged from 0.5.
+    """One mask. Fractions are in [0, 1]; a pixel is forged from 0.5.
 
     Attributes:
         width: in pixels, after it was turned like its image.
         height: in pixels.
-        forged: share of forged pixels.
-        border: share of forged pixels on the outermost frame.
-        between: share of pixels that are neither 0 nor 1.
+        forged: fraction of forged pixels.
+        border: fraction of forged pixels on the outermost frame.
+        between: fraction of pixels that are neither 0 nor 1.
         brightest: largest value.
         digest: of the forged pixels.
-        pixels: share of forged pixels at the network's size.
-        patches: mean over patches of their forged share, at the network's size.
-        full_patches: share of patches of which at least half is forged.
+        pixels: fraction of forged pixels at the network's size.
+        patches: mean over patches of their forged fraction, at the network's size.
+        full_patches: fraction of patches of which at least half is forged.
     """
 
     width: int
@@ -69,47 +70,49 @@ class MaskFacts(NamedTuple):
     full_patches: float
 
 
-class Facts(NamedTuple):
+class ImageFacts(NamedTuple):
     """One image.
 
     Attributes:
         image_error: why the image cannot be used; "" if it can. Then only `mask_error` is filled.
         mask_error: why the mask cannot be used; "" if it can, or if there is none.
+        warning: what must be said of the image's pixels although they can be used.
         width: in pixels, upright.
         height: in pixels.
         format: what the content is, whatever the suffix says ("JPEG", ...).
         byte_digest: of the file.
         pixel_digest: of the decoded pixels and their shape.
-        perceptual_hashes: of the whole and its quarters, see `perceive`; a flat part has none.
+        fingerprints: of the whole and its quarters, see `take_fingerprints`; a flat part has none.
         thumbnail: base64 of 16 x 16 grey bytes.
         mask: None without a mask file, or with one that cannot be used.
     """
 
     image_error: str = ""
     mask_error: str = ""
+    warning: str = ""
     width: int = 0
     height: int = 0
     format: str = ""
     byte_digest: str = ""
     pixel_digest: str = ""
-    perceptual_hashes: str = ""
+    fingerprints: str = ""
     thumbnail: str = ""
     mask: MaskFacts | None = None
 
 
-def facts_from_json(values: dict) -> Facts:
+def facts_from_json(values: dict) -> ImageFacts:
     """Undoes `facts_to_json`."""
     mask = values.get("mask")
-    return Facts(**{**values, "mask": None if mask is None else MaskFacts(**mask)})
+    return ImageFacts(**{**values, "mask": None if mask is None else MaskFacts(**mask)})
 
 
-def facts_to_json(facts: Facts) -> dict:
+def facts_to_json(facts: ImageFacts) -> dict:
     """A dict of numbers and strings."""
     mask = None if facts.mask is None else facts.mask._asdict()
     return {**facts._asdict(), "mask": mask}
 
 
-def examine(image_path: str, mask_path: str | None, mask_rule: str, grid: Grid) -> Facts:
+def measure_image(image_path: str, mask_path: str | None, mask_rule: str, grid: Grid) -> ImageFacts:
     """Reads an image and its mask and measures them. Files that cannot be read become facts, too.
 
     Args:
@@ -119,12 +122,13 @@ def examine(image_path: str, mask_path: str | None, mask_rule: str, grid: Grid) 
         grid: the network's.
     """
     try:
-        image = read_image(image_path)
+        picture = read_picture(image_path)
     except UnreadableImageError as error:
-        return Facts(
+        return ImageFacts(
             image_error=f"{error.problem}; {error.remedy}",
             mask_error=_mask_error(mask_path, mask_rule),
         )
+    image = turn(picture.pixels, picture.orientation)
     mask_facts, mask_error = None, ""
     if mask_path is not None:
         try:
@@ -133,22 +137,23 @@ def examine(image_path: str, mask_path: str | None, mask_rule: str, grid: Grid) 
             )
         except UnreadableImageError as error:
             mask_error = f"{error.problem}; {error.remedy}"
-    thumbnail, perceptual_hashes = perceive(image)
-    return Facts(
+    thumbnail, fingerprints = take_fingerprints(image)
+    return ImageFacts(
         mask_error=mask_error,
+        warning="; ".join(picture.warnings),
         width=image.shape[1],
         height=image.shape[0],
         format=read_format(image_path),
         byte_digest=_digest(Path(image_path).read_bytes()),
         pixel_digest=_digest(str(image.shape).encode() + image.tobytes()),
-        perceptual_hashes=perceptual_hashes,
+        fingerprints=fingerprints,
         thumbnail=base64.b64encode(thumbnail.tobytes()).decode(),
         mask=mask_facts,
     )
 
 
 def measure_mask(mask: np.ndarray, grid: Grid) -> MaskFacts:
-    """Facts about a mask (H, W) float32 in [0, 1]."""
+    """ImageFacts about a mask (H, W) float32 in [0, 1]."""
     forged = mask >= 0.5
     frame = np.concatenate([forged[0], forged[-1], forged[1:-1, 0], forged[1:-1, -1]])
     between = (mask > _BINARY_TOLERANCE) & (mask < 1 - _BINARY_TOLERANCE)
@@ -170,11 +175,11 @@ def measure_mask(mask: np.ndarray, grid: Grid) -> MaskFacts:
     )
 
 
-def perceive(image: np.ndarray) -> tuple[np.ndarray, str]:
-    """Thumbnail (16, 16) uint8 and perceptual hashes of an image (H, W, 3) uint8.
+def take_fingerprints(image: np.ndarray) -> tuple[np.ndarray, str]:
+    """Thumbnail (16, 16) uint8 and fingerprints of an image (H, W, 3) uint8.
 
-    Five hashes, of the whole and its quarters: a forgery changes the hash of the whole, but rarely
-    those of all quarters.
+    Five perceptual hashes, of the whole and its quarters: a forgery changes the hash of the whole,
+    but rarely those of all quarters.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     size = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)

@@ -10,25 +10,23 @@ from typing import NamedTuple
 
 from loupe.data.sources.entries import DatasetDict
 from loupe.doctor.duplicates import equal_groups, near_duplicates
-from loupe.doctor.facts import Facts, MaskFacts
+from loupe.doctor.facts import ImageFacts, MaskFacts
 from loupe.doctor.findings import Finding
 
-# Least share of pixels between 0 and 1 that makes a mask grey: an antialiased edge has some.
-_GREY_SHARE = 0.001
-# A mask is suspected to be inverted above these shares of its pixels and of its frame.
-_INVERTED_SHARE = 0.5
+# Least fraction of pixels between 0 and 1 that makes a mask grey: an antialiased edge has some.
+_GREY_FRACTION = 0.001
+# A mask is suspected to be inverted above these fractions of its pixels and of its frame.
+_INVERTED_FRACTION = 0.5
 _INVERTED_BORDER = 0.9
 # Fewer masks say nothing about the set.
 _FEWEST_MASKS = 4
-_UNBALANCED_SHARE = 0.05
+_UNBALANCED_FRACTION = 0.05
 # Balanced accuracy of the best guess from the format, and fewest images of a class to judge it.
 _FORMAT_TELLS = 0.9
 _FEWEST_IMAGES = 20
 
 _SUFFIX_FORMATS = {
-    ".jpg": {"JPEG", "MPO"},
-    ".jpeg": {"JPEG", "MPO"},
-    ".jpe": {"JPEG", "MPO"},
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"), {"JPEG", "MPO"}),
     ".png": {"PNG"},
     ".tif": {"TIFF"},
     ".tiff": {"TIFF"},
@@ -45,7 +43,7 @@ class Examined(NamedTuple):
 
     name: str
     entries: list[DatasetDict]
-    facts: list[Facts]
+    facts: list[ImageFacts]
     problems: list[str]
 
 
@@ -107,10 +105,12 @@ def check_duplicates(sets: list[Examined], max_distance: int) -> list[Finding]:
     return [Finding(check, dataset, found) for (check, dataset), found in items.items()]
 
 
-def _image_faults(entry: DatasetDict, facts: Facts) -> Iterator[tuple[str, str]]:
+def _image_faults(entry: DatasetDict, facts: ImageFacts) -> Iterator[tuple[str, str]]:
     """(check, detail) of one image."""
     if facts.image_error:
         yield "unreadable-image", facts.image_error
+    if facts.warning:
+        yield "image-warning", facts.warning
     if facts.mask_error:
         yield "unreadable-mask", facts.mask_error
     suffix = Path(entry["file_name"]).suffix.lower()
@@ -138,11 +138,11 @@ def _mask_faults(label: int | None, mask: MaskFacts) -> Iterator[tuple[str, str]
         return
     if label == 0:
         yield "label-against-mask", f"{mask.forged:.1%} of the mask is forged"
-    if mask.between > _GREY_SHARE:
+    if mask.between > _GREY_FRACTION:
         yield "grey-mask", f"{mask.between:.1%} of the pixels are neither 0 nor 1"
     if mask.forged == 1:
         yield "full-mask", ""
-    elif mask.forged > _INVERTED_SHARE and mask.border > _INVERTED_BORDER:
+    elif mask.forged > _INVERTED_FRACTION and mask.border > _INVERTED_BORDER:
         yield "inverted-mask", f"{mask.forged:.0%} forged, {mask.border:.0%} of the border"
 
 
@@ -161,7 +161,7 @@ def _check_balance(examined: Examined) -> list[Finding]:
     if labelled and not (counts[0] and counts[1]):
         return [Finding("one-class", examined.name, [text])]
     findings = []
-    if labelled and min(counts[0], counts[1]) < _UNBALANCED_SHARE * labelled:
+    if labelled and min(counts[0], counts[1]) < _UNBALANCED_FRACTION * labelled:
         findings.append(Finding("unbalanced", examined.name, [text]))
     if min(counts[0], counts[1]) >= _FEWEST_IMAGES:
         accuracy, text = _guess_from_format(examined)

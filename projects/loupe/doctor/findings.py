@@ -1,4 +1,4 @@
-"""A finding of the doctor's, and the kinds there are."""
+"""What the doctor can find: the kinds of faults, and one finding."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ CHECKS = {
     ),
     "unreadable-image": Check(
         "error", "images cannot be read", "copy them again from their source, or drop them"
+    ),
+    "image-warning": Check(
+        "warning", "images are read, but something is wrong", "copy them again from their source"
     ),
     "unreadable-mask": Check(
         "error", "masks cannot be read", "copy them again from their source, or drop the images"

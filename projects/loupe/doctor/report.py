@@ -7,8 +7,14 @@ from typing import Any
 
 from loupe.doctor.facts import Grid
 from loupe.doctor.findings import CHECKS, SEVERITIES, Finding
+from loupe.writing import markdown_table, markdown_text
 
 _EXAMPLES = 5
+_ALPHAS = """\
+Weight of the forged class that balances it, at {size} pixels and patches of {patch_size}: fraction
+of authentic images among the labelled, and of authentic patches and pixels in forged images with a
+mask. A patch counts by its forged fraction (as its loss does), in brackets as forged from one half.
+"""
 
 
 def json_report(
@@ -40,100 +46,83 @@ def json_report(
 
 def markdown_report(report: dict[str, Any]) -> str:
     """The readable report from the JSON one; five examples of each finding."""
-    counts = report["counts"]
-    lines = [
-        "# Doctor's report",
-        "",
-        ", ".join(f"{counts[severity]} {severity}s" for severity in SEVERITIES)
-        + (". Nothing that must be repaired." if report["clean"] else "."),
-        "",
-        *_findings_table(report["findings"]),
-        *_statistics_table(report["datasets"]),
-        *_alpha_table(report["datasets"], report["grid"]),
-        *_details(report["findings"]),
+    counts = ", ".join(f"{report['counts'][severity]} {severity}s" for severity in SEVERITIES)
+    findings = report["findings"]
+    parts = [
+        "# Doctor's report\n",
+        counts + (". Nothing must be repaired.\n" if report["clean"] else ".\n"),
+        _findings_table(findings) if findings else "",
+        "## The sets\n",
+        _statistics_table(report["datasets"]),
+        "## Alphas of the losses\n",
+        _ALPHAS.format(**report["grid"]),
+        _alpha_table(report["datasets"]),
+        "## Findings\n" if findings else "",
+        *map(_details, findings),
     ]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(part for part in parts if part)
 
 
-def _findings_table(findings: list[dict]) -> list[str]:
-    if not findings:
-        return []
-    rows = [
-        f"| {f['severity']} | `{f['check']}` | {_cell(f['dataset'])} | {_share(f)} | {f['title']} |"
-        for f in findings
-    ]
-    return ["| severity | check | set | found | what |", "|---|---|---|---|---|", *rows, ""]
+def _findings_table(findings: list[dict]) -> str:
+    return markdown_table(
+        ["severity", "check", "set", "found", "what"],
+        [(f["severity"], f["check"], f["dataset"], _extent(f), f["title"]) for f in findings],
+    )
 
 
-def _statistics_table(datasets: dict[str, dict]) -> list[str]:
-    lines = [
-        "| set | images | forged | authentic | unlabelled | masks | formats (forged; authentic) "
-        "| sizes | median size | median forged share |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+def _statistics_table(datasets: dict[str, dict]) -> str:
+    rows = []
     for name, figures in datasets.items():
         kinds = [_kinds(figures["formats"][label]) for label in ("forged", "authentic")]
         if figures["unlabelled"]:
             kinds.append(_kinds(figures["formats"]["unlabelled"]))
-        size = [figures[side]["0.5"] if figures[side] else 0 for side in ("width", "height")]
-        share = figures["forged_share"]
-        lines.append(
-            f"| {_cell(name)} | {figures['images']} | {figures['forged']} | "
-            f"{figures['authentic']} | {figures['unlabelled']} | {figures['masks']} | "
-            f"{'; '.join(kinds)} | {figures['sizes']} | {size[0]:.0f} x {size[1]:.0f} | "
-            f"{'-' if share is None else format(share['0.5'], '.1%')} |"
+        width, height = (figures[s]["0.5"] if figures[s] else 0 for s in ("width", "height"))
+        fraction = figures["forged_fraction"]
+        counts = [figures[k] for k in ("images", "forged", "authentic", "unlabelled", "masks")]
+        rows.append(
+            [
+                *(name, *counts, "; ".join(kinds), figures["sizes"], f"{width:.0f} x {height:.0f}"),
+                "-" if fraction is None else f"{fraction['0.5']:.1%}",
+            ]
         )
-    return ["## The sets", "", *lines, ""]
+    return markdown_table(
+        [
+            *("set", "images", "forged", "authentic", "unlabelled", "masks"),
+            *("formats (forged; authentic)", "sizes", "median size", "median forged fraction"),
+        ],
+        rows,
+    )
 
 
-def _alpha_table(datasets: dict[str, dict], grid: dict[str, int]) -> list[str]:
-    lines = []
+def _alpha_table(datasets: dict[str, dict]) -> str:
+    rows = []
     for name, figures in datasets.items():
         alphas = figures["alphas"]
-        cells = [
-            "-" if alphas[key] is None else f"{alphas[key]:.3f}"
-            for key in ("image", "patch", "patch_hard", "pixel")
-        ]
-        measured = alphas["forged_images_measured"]
-        lines.append(f"| {_cell(name)} | {' | '.join(cells)} | {measured} |")
-    return [
-        "## Alphas of the losses",
+        values = [alphas[key] for key in ("image", "patch", "patch_hard", "pixel")]
+        cells = ["-" if value is None else f"{value:.3f}" for value in values]
+        rows.append([name, *cells, alphas["forged_images_measured"]])
+    return markdown_table(
+        ["set", "image", "patch", "(patch, hard)", "pixel", "forged images measured"], rows
+    )
+
+
+def _details(finding: dict) -> str:
+    items = finding["items"]
+    lines = [
+        f"### {finding['severity']}: {finding['check']} in {markdown_text(finding['dataset'])}",
         "",
-        f"Weight of the forged class that balances it, at {grid['size']} pixels and patches of "
-        f"{grid['patch_size']}: share of authentic images among the labelled, and of authentic "
-        "patches and pixels in forged images with a mask. A patch counts by its forged share (as "
-        "its loss does), in brackets as forged from one half.",
+        f"{_extent(finding)}: {finding['title']}. Remedy: {finding['remedy']}.",
         "",
-        "| set | image | patch | (patch, hard) | pixel | forged images measured |",
-        "|---|---|---|---|---|---|",
-        *lines,
-        "",
+        *(f"- {markdown_text(item)}" for item in items[:_EXAMPLES]),
     ]
+    if len(items) > _EXAMPLES:
+        lines.append(f"- and {len(items) - _EXAMPLES} more, in the JSON report")
+    return "\n".join(lines) + "\n"
 
 
-def _details(findings: list[dict]) -> list[str]:
-    lines = ["## Findings", ""] if findings else []
-    for finding in findings:
-        lines += [
-            f"### {finding['severity']}: `{finding['check']}` in {finding['dataset']}",
-            "",
-            f"{_share(finding)}: {finding['title']}. Remedy: {finding['remedy']}.",
-            "",
-            *(f"- {item}" for item in finding["items"][:_EXAMPLES]),
-        ]
-        if len(finding["items"]) > _EXAMPLES:
-            lines.append(f"- and {len(finding['items']) - _EXAMPLES} more, in the JSON report")
-        lines.append("")
-    return lines
-
-
-def _share(finding: dict) -> str:
+def _extent(finding: dict) -> str:
     return f"{finding['count']} of {finding['of']}" if finding["of"] else str(finding["count"])
 
 
 def _kinds(counts: dict[str, int]) -> str:
     return ", ".join(f"{kind} {count}" for kind, count in counts.items()) or "-"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

@@ -1,15 +1,15 @@
 """Figures about one set: balance, sizes, formats, and the alphas of the losses.
 
 An alpha weighs the forged class by alpha and the authentic one by 1 - alpha. Both classes weigh the
-same in sum if alpha is the share of the authentic class, which is what is computed here:
+same in sum if alpha is the fraction of the authentic class, which is what is computed here:
 
-    image   share of authentic images among the labelled ones
-    pixel   mean over forged images of the share of authentic pixels, at the network's size
-    patch   mean over forged images and patches of the authentic share of the patch
+    image   fraction of authentic images among the labelled ones
+    pixel   mean over forged images of the fraction of authentic pixels, at the network's size
+    patch   mean over forged images and patches of the authentic fraction of the patch
 
 The latter two are over forged images whose mask is known and not empty. The patches' targets are
-shares, so that the patch alpha equals the pixel alpha but for rounding; with hard targets (a patch
-is forged from one half) it is `patch_hard`.
+fractions, so that the patch alpha equals the pixel alpha but for rounding; with hard targets (a
+patch is forged from one half) it is `patch_hard`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from loupe.doctor.facts import Facts
+from loupe.doctor.facts import ImageFacts
 from loupe.doctor.faults import Examined
 
 _QUANTILES = (0, 0.05, 0.5, 0.95, 1)
 
 
-def describe(examined: Examined) -> dict[str, Any]:
+def summarise(examined: Examined) -> dict[str, Any]:
     """Figures of a set, ready for JSON."""
     entries, facts = examined.entries, examined.facts
     readable = [fact for fact in facts if not fact.image_error]
@@ -47,7 +47,7 @@ def describe(examined: Examined) -> dict[str, Any]:
         "most_common_sizes": _counts((f"{f.width} x {f.height}" for f in readable), 5),
         "width": _quantiles([fact.width for fact in readable]),
         "height": _quantiles([fact.height for fact in readable]),
-        "forged_share": _quantiles([s for s in _shares(examined, "forged") if 0 < s < 1]),
+        "forged_fraction": _quantiles([s for s in _fractions(examined, "forged") if 0 < s < 1]),
         "alphas": alphas(examined),
     }
 
@@ -57,32 +57,32 @@ def alphas(examined: Examined) -> dict[str, float | None]:
     labels = [entry["label"] for entry in examined.entries if entry["label"] is not None]
     return {
         "image": 1 - sum(labels) / len(labels) if labels else None,
-        "patch": _authentic(_shares(examined, "patches")),
-        "patch_hard": _authentic(_shares(examined, "full_patches")),
-        "pixel": _authentic(_shares(examined, "pixels")),
-        "forged_images_measured": len(_shares(examined, "pixels")),
+        "patch": _authentic(_fractions(examined, "patches")),
+        "patch_hard": _authentic(_fractions(examined, "full_patches")),
+        "pixel": _authentic(_fractions(examined, "pixels")),
+        "forged_images_measured": len(_fractions(examined, "pixels")),
     }
 
 
-def _shares(examined: Examined, name: str) -> list[float]:
-    """A share of the masks of forged images, 1 for wholly forged ones; empty masks left out."""
-    shares = []
+def _fractions(examined: Examined, name: str) -> list[float]:
+    """A fraction of the masks of forged images, 1 for wholly forged ones; empty masks left out."""
+    fractions = []
     for entry, facts in zip(examined.entries, examined.facts, strict=True):
         if entry["label"] != 1 or facts.image_error:
             continue
         if entry.get("wholly_forged"):
-            shares.append(1.0)
+            fractions.append(1.0)
         elif facts.mask is not None and facts.mask.forged > 0:
-            shares.append(getattr(facts.mask, name))
-    return shares
+            fractions.append(getattr(facts.mask, name))
+    return fractions
 
 
-def _authentic(shares: list[float]) -> float | None:
-    return 1 - float(np.mean(shares)) if shares else None
+def _authentic(fractions: list[float]) -> float | None:
+    return 1 - float(np.mean(fractions)) if fractions else None
 
 
 def _formats(examined: Examined, label: int | None) -> list[str]:
-    pairs: list[tuple[dict, Facts]] = list(zip(examined.entries, examined.facts, strict=True))
+    pairs: list[tuple[dict, ImageFacts]] = list(zip(examined.entries, examined.facts, strict=True))
     return [fact.format for entry, fact in pairs if entry["label"] == label and fact.format]
 
 
