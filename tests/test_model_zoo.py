@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
-from loupe.checkpoint import CheckpointError, load_weights, save_weights
+from loupe.checkpoint import (
+    CheckpointError,
+    load_weights,
+    register_shipped_weights,
+    save_weights,
+)
 from loupe.commands.publish import publish
-from loupe.model_zoo import SUMS, ShippedWeightsError, shipped_file
+from loupe.model_zoo import CONFIGS, SUMS, ShippedWeightsError, shipped_file
 
 
 @pytest.fixture
@@ -71,3 +77,17 @@ def test_weights_too_large_for_half_precision_are_refused(folder: Path, tmp_path
     with pytest.raises(CheckpointError, match=r"not in half precision: a"):
         publish(tmp_path / "model.pth", "tiny.safetensors", folder)
     assert (folder / "tiny.safetensors").read_bytes() == b"weights"
+
+
+def test_detectron2_itself_finds_shipped_weights():
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    from loupe import load_config
+
+    cfg = load_config(CONFIGS / "loupe_tiny.yaml", ["MODEL.DEVICE", "cpu"])
+    for _ in range(2):
+        register_shipped_weights()
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    weights = load_weights(cfg.MODEL.WEIGHTS)
+    assert all(torch.equal(v, weights[k].to(v.dtype)) for k, v in model.state_dict().items())

@@ -40,4 +40,5 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'loupe' has no attribute {name!r}")
     import_module("loupe.modeling")
+    import_module("loupe.checkpoint").register_shipped_weights()
     return getattr(import_module(_HOMES[name]), name)

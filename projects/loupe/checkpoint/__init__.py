@@ -1,5 +1,6 @@
 """Weights: reading and writing them strictly, and the names that released models give them."""
 
+from loupe.checkpoint.detectron2_paths import register_shipped_weights
 from loupe.checkpoint.files import (
     encoder_weights,
     load_into,
@@ -33,6 +34,7 @@ __all__ = [
     "load_metadata",
     "load_weights",
     "read_torch",
+    "register_shipped_weights",
     "save_weights",
     "to_released",
     "write_torch",
