@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
 from typing import Any
+
+from detectron2.utils import comm
 
 from loupe.checkpoint import CheckpointError, load_weights
 from loupe.trainer.checkpointing import LoupeCheckpointer
@@ -48,10 +49,8 @@ class BestWeights:
             logger.warning("The best weights are lost, the next evaluation is the best: %s", error)
             return
         self.best, self.steps = state["value"], state["steps"]
-        try:
-            json.loads(self.record.read_text())
-        except (OSError, ValueError) as error:
-            logger.warning("%s is damaged (%s); written anew", self.record, error)
+        # The file may be damaged, or know of an evaluation that will be done again.
+        if comm.is_main_process():
             self._write_record()
 
     def _write_record(self) -> None:
