@@ -22,8 +22,8 @@ from loupe.trainer.signals import StopRequest
 from loupe.trainer.writers import CLOCK
 from tests.trainer.toy import toy_config
 
-# Evaluations at 3, 6 and 9 of 10 steps, checkpoints at 4 and 8.
-PERIODS = ("SOLVER.MAX_ITER", 10, "SOLVER.CHECKPOINT_PERIOD", 4, "TEST.EVAL_PERIOD", 3)
+# Evaluations after 3, 6 and 9 of 10 steps, checkpoints after every second: both after 6.
+PERIODS = ("SOLVER.MAX_ITER", 10, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 3)
 
 
 def start(folder: Path, *options: Any, resume: bool = False) -> LoupeTrainer:
@@ -133,7 +133,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(folder, undisturbed, monkeypatc
 def test_the_rows_of_an_undisturbed_run_are_counted_once(undisturbed):
     assert [row["iteration"] for row in undisturbed["rows"]] == [2, 5, 8, 9, 10]
     assert undisturbed["files"] == [
-        *("model_0000003.pth", "model_0000007.pth", "model_best.json", "model_best.pth"),
+        *("model_0000007.pth", "model_0000009.pth", "model_best.json", "model_best.pth"),
         *("model_final.pth", "model_final_ema.pth"),
     ]
 
@@ -203,6 +203,9 @@ from loupe.child_processes import serve_parent
 
 class Endless(torch.utils.data.IterableDataset):
     def __iter__(self):
+        yield from range(3)
+        # PyTorch itself ends a worker that waits, but not one that is busy.
+        time.sleep(float(sys.argv[1]))
         while True:
             yield 1
 
@@ -210,7 +213,8 @@ def begin(worker):
     serve_parent()
 
 loader = iter(DataLoader(Endless(), num_workers=2, worker_init_fn=begin, timeout=30))
-print(next(loader), flush=True)
+# One of each worker, so that both have begun.
+print(next(loader), next(loader), flush=True)
 for line in sys.stdin:
     for _ in range(10):
         next(loader)
@@ -239,9 +243,12 @@ def wait_for_end(pids: set[int], seconds: float) -> set[int]:
 
 
 @pytest.fixture
-def parent():
+def parent(request):
     process = subprocess.Popen(
-        [sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, str(request.param)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     process.stdout.readline()
     yield process
@@ -250,6 +257,7 @@ def parent():
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("parent", [3600], indirect=True)
 def test_workers_die_with_a_killed_parent(parent):
     workers = {pid for pid in children_of(parent.pid) if alive(pid)}
     assert len(workers) >= 2
@@ -260,6 +268,7 @@ def test_workers_die_with_a_killed_parent(parent):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("parent", [0], indirect=True)
 def test_workers_serve_on_when_a_signal_reaches_the_whole_group(parent, number):
     workers = children_of(parent.pid)
     for pid in workers:
