@@ -203,7 +203,7 @@ from loupe.child_processes import serve_parent
 
 class Endless(torch.utils.data.IterableDataset):
     def __iter__(self):
-        yield from range(3)
+        yield from range(2)
         # PyTorch itself ends a worker that waits, but not one that is busy.
         time.sleep(float(sys.argv[1]))
         while True:
