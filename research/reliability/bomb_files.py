@@ -139,12 +139,9 @@ def _tiff_tiny_tiles() -> bytes:
 
 
 def _tiff_tags_that_repeat() -> bytes:
-    more = struct.pack("<HHII", 40_000, 7, 10**6, 8)
-    values = _rgb16(4, 4)
-    content = bytearray(_tiff(values, bytes(10**6)))
-    start = struct.unpack_from("<I", content, 4)[0]
-    struct.pack_into("<H", content, start, 1000)
-    return bytes(content) + more * 1000
+    entries = b"".join(struct.pack("<HHII", 40_000 + i, 7, 10**6, 8) for i in range(1000))
+    start = struct.pack("<2sHI", b"II", 42, 8 + 10**6)
+    return start + bytes(10**6) + struct.pack("<H", 1000) + entries + bytes(4)
 
 
 def _tiff_many_pictures() -> bytes:

@@ -69,7 +69,25 @@ def test_tags_that_repeat_a_large_place_are_refused():
 def test_tiny_strips_by_the_million_are_refused():
     values = {256: 1, 257: 2**22, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 1}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
-    refuse(b"II*\x00\x08\x00\x00\x00" + struct.pack("<H", 9) + entries + bytes(99), "strips")
+    refuse(
+        b"II*\x00\x08\x00\x00\x00" + struct.pack("<H", 9) + entries + bytes(99),
+        "4194304 strips or tiles, more than",
+    )
+
+
+def test_a_deep_tiff_whose_pixels_lie_behind_its_end_is_refused():
+    content = bytearray(deep_tiff())
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        place = file.pages[0].tags[273].valueoffset
+    struct.pack_into("<I", content, place, len(content) - 100)
+    refuse(bytes(content), "it is cut short")
+
+
+def test_a_mask_is_bounded_by_its_floats():
+    content = encoded(np.zeros((40, 50), np.uint8), "PNG")
+    read_picture(content, limits=Limits(bytes=12_000))
+    with pytest.raises(UnreadableImageError, match="take 0 MB to read"):
+        read_mask(content, limits=Limits(bytes=12_000))
 
 
 def test_scans_of_a_jpeg_are_counted():

@@ -29,11 +29,12 @@ from loupe.data.images.errors import COPY_AGAIN, ImageFaultError, UnreadableImag
 from loupe.data.images.files import read_regular_file
 from loupe.data.images.formats import format_of, inspect, open_image
 from loupe.data.images.jpeg import DAMAGED_INSIDE, decode_jpeg
-from loupe.data.images.limits import LIMITS, Limits
+from loupe.data.images.limits import LIMITS, Limits, check_size
 from loupe.data.images.orientation import turn, turned_size
 
 # Large pictures are converted in bands of rows, so that no second copy of the whole is made.
 _BAND_PIXELS = 2**22
+_MASK_BYTES = 8
 # Modes whose samples mean what they are; all others are converted by Pillow.
 _MODES = ("1", "L", "LA", "RGB", "RGBA", "I", "F")
 
@@ -109,6 +110,10 @@ def read_samples(
     """
     with _named(source, name):
         container = inspect(_content(source, limits), limits)
+        # A mask of floats has four bytes a pixel beside its samples.
+        pixels = container.height * container.width
+        memory = max(container.memory, len(container.content) + _MASK_BYTES * pixels)
+        check_size(container.height, container.width, memory, limits)
         bands, warnings = _decode(container, 0)
         values = _joined(bands)
         full_range = container.full_range or _type_range(values.dtype)
