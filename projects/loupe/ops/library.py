@@ -83,8 +83,11 @@ def _fused_gradient(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
     )
     grad_reference = None
     if ctx.needs_input_grad[2]:
-        sizes = list(zip(ctx.shapes[1::2], ctx.shapes[::2], strict=True))  # w, h of each level
-        grad_reference = grad_offsets.sum((2, 4)) * grad_offsets.new_tensor(sizes)
+        # Sizes stay Python numbers: a tensor of them would make the GPU wait for the copy.
+        sides = zip(ctx.shapes[1::2], ctx.shapes[::2], strict=True)  # w, h of each level
+        levels = zip(grad_offsets.sum((2, 4)).unbind(2), sides, strict=True)
+        scaled = [torch.stack([g[..., 0] * w, g[..., 1] * h], -1) for g, (w, h) in levels]
+        grad_reference = torch.stack(scaled, 2)
     return grad_value, None, grad_reference, grad_offsets, grad_logits
 
 
