@@ -52,9 +52,10 @@ test: install ## run the tests
 test-gpu: install ## run the tests that need a CUDA device
 	$(RUN) -m pytest -q -m gpu $(PYTEST_OPTIONS) tests
 
-lint: install ## check style
+lint: install ## check style and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 bench: install ## measure the deformable-attention op
 	$(RUN) -m research.benchmarks.ms_deform_attn $(BENCH_OPTIONS)

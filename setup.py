@@ -45,12 +45,20 @@ REQUIREMENTS = [
     "tensorboard>=2.18,<3",
     "matplotlib>=3.9,<4",
     "tqdm>=4.66,<5",
+    "pyarrow>=18,<27",
+    "filelock>=3.13,<4",
+    # Says what libjpeg forgives.
+    "simplejpeg>=1.8,<2",
 ]
 # Photographs that ship inside these packages are the sources of the synthetic forgeries.
 SYNTHETIC = ["scikit-image>=0.24,<0.27", "scikit-learn>=1.5,<2"]
-# Data sets that come as parquet tables.
-PARQUET = ["pyarrow>=18,<27"]
-TEST = [*SYNTHETIC, *PARQUET, "pytest>=8.3,<10", "hypothesis>=6.100,<7", "torchmetrics>=1.6,<2"]
+TEST = [
+    *SYNTHETIC,
+    "pytest>=8.3,<10",
+    "hypothesis>=6.100,<7",
+    "torchmetrics>=1.6,<2",
+    "tifffile>=2024.1",
+]
 
 PACKAGE = Path("projects/loupe")
 CSRC = PACKAGE / "ops" / "csrc"
@@ -201,7 +209,6 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "synthetic": SYNTHETIC,
-        "parquet": PARQUET,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5", "ninja>=1.11"],
         # Images of the HEIC family.
