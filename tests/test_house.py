@@ -189,3 +189,17 @@ def test_nothing_is_left_to_do():
         if path.name != Path(__file__).name and marker.search(path.read_text())
     ]
     assert found == []
+
+
+def test_no_retired_word_is_used():
+    table = (ROOT / "docs" / "glossary.md").read_text().partition("## Retired words")[2]
+    words = [word for line in table.splitlines() for word in re.findall(r"`([^`]+)`", line[:40])]
+    retired = re.compile(rf"(?<![A-Za-z])({'|'.join(words)})(s|d|ed|r)?(?![a-z])", re.I)
+    assert {"answer", "lest"} <= set(words)
+    texts = [*SOURCES, *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    found = {
+        relative(path): sorted({match[0] for match in retired.finditer(path.read_text())})
+        for path in texts
+        if path.name != "glossary.md"
+    }
+    assert_none({name: used for name, used in found.items() if used})
