@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, and with nobody else."""
+"""Child processes that end when their parent ends, and for no other process."""
 
 from __future__ import annotations
 

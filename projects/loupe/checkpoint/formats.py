@@ -79,7 +79,7 @@ def _check_archive(path: Path, file: IO[bytes]) -> None:
             raise CheckpointError(
                 f"{path}: unpacks to more than its size, as no torch file does; refused"
             )
-        # PyTorch's reader leaves what has the mark of a folder unread, and its memory as it was.
+        # PyTorch does not read records marked as folders: their tensors would hold old memory.
         if any(member.external_attr & _FOLDER for member in members):
             raise CheckpointError(f"{path}: damaged, it holds a folder in the place of a record")
         indices = [member for member in members if member.filename.endswith("/data.pkl")]

@@ -1,4 +1,4 @@
-"""The table of metrics: a new metric is one row of `METRICS`, and nothing else.
+"""The table of metrics: a new metric is one row of `_TABLE`, and its line in docs/metrics.md.
 
 Evaluator, reports, robustness, diagnosis and research read the table; a test holds the names of
 docs/metrics.md equal to it.

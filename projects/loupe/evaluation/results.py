@@ -226,8 +226,8 @@ def summarise(
     authentic = ImageMeasures(*table.matrix().T).label == 0
     by_technique, why = _breakdown(table, table.techniques, authentic, metrics, resamples)
     notes = notes | ({"by_technique": why} if why else {})
-    nobody = np.zeros(len(table), bool)
-    by_source, why = _breakdown(table, table.sources, nobody, metrics, resamples)
+    none_shared = np.zeros(len(table), bool)
+    by_source, why = _breakdown(table, table.sources, none_shared, metrics, resamples)
     notes = notes | ({"by_source": why} if why else {})
     ordered = {metric.name: estimates[metric.name] for metric in metrics}
     known = ~np.isnan(columns.probability)

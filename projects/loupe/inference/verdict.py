@@ -40,8 +40,8 @@ class VerdictRule(NamedTuple):
     """How scores of one set of weights become verdicts.
 
     The calibrated logit is slope * logit(score) + offset + size_slope * log2(pixels / 512^2): Platt
-    scaling with a term for the number of pixels that the network sees, for the most suspicious
-    place of a larger image is more suspicious.
+    scaling with a term for the number of pixels that the network sees, because the
+    highest score found by chance rises with that number.
 
     Attributes:
         slope: of the score's logit.

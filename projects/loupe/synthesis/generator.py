@@ -26,7 +26,7 @@ DEFAULT_TECHNIQUES = tuple(name for name in TECHNIQUES if name != "clone")
 AUTHENTIC = "authentic"
 
 # A forgery must change at least this share of its region's pixels, and by so many grey levels on
-# average; else it is drawn again, for nobody could find it.
+# average; otherwise it is drawn again: so weak a change cannot be found.
 _CHANGED_SHARE = 0.6
 _CHANGED_LEVELS = 1.5
 _TRIALS = 8

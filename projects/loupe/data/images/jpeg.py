@@ -1,10 +1,10 @@
-"""JPEG: its segments read before decoding, its pixels decoded as libjpeg does, its damage said.
+"""JPEG: its segments read before decoding, its pixels decoded as libjpeg does, its damage reported.
 
 libjpeg goes on where the compressed pixels are broken (ITU-T T.81 has no checksum) and shows
-something. So such a file is read, with a warning. Three things tell:
+something. So such a file is read, with a warning. Two signs reveal damage:
     * the segments: the end marker is missing, or markers stand where none can be;
-    * libjpeg's own warnings, which `simplejpeg` makes errors where it is installed;
-    * nothing, where changed bits decode to as many blocks as before. Nobody can see that.
+    * libjpeg's own warnings, which `simplejpeg` turns into errors.
+Changed bits that still decode to the same number of blocks cannot be detected.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def _mask_values(samples: Samples, name: str) -> np.ndarray:
     elif scale > 65535:
         raise UnreadableImageError(
             name,
-            "a mask of 32-bit integers, of which nobody can tell the value that means forged",
+            "a mask of 32-bit integers: which value means forged is not known",
             "store it with 8 bits",
         )
     mask = values.astype(np.float32)

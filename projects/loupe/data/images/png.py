@@ -120,7 +120,7 @@ def _chunks(content: bytes, prove: bool) -> Iterator[_Chunk]:
 
 
 def _check_order(chunks: list[_Chunk], head: _Head) -> None:
-    """IHDR, then PLTE, then IDAT without a gap, then IEND; nothing that a decoder must know."""
+    """IHDR, then PLTE, then IDAT without a gap, then IEND; no other critical (upper-case) chunk."""
     names = [chunk.name for chunk in chunks]
     for name in names:
         if name[:1].isupper() and name not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):

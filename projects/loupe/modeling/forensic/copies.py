@@ -16,7 +16,7 @@ nearly alike. Two steps, after Fridrich, Soukal and Lukas (DFRWS 2003):
 
        t = (J_xx + J_yy) / 2 - sqrt((J_xx - J_yy)^2 / 4 + J_xy^2).
 
-   It is how much e grows when the match is off by one pixel in the direction that matters least.
+   t is roughly how much e grows for a match one pixel off, in the direction of least growth.
    So flat places, straight edges and stripes, which match themselves under many shifts, have t = 0.
 
 Copies that were turned or scaled are not found.
@@ -56,7 +56,7 @@ WHITENING = 9
 FLOOR = 1.0
 # Similarity up to this occurs by chance.
 CHANCE = 0.2
-# This many shifts, the best, describe the image as a whole.
+# Number of best shifts that describe the whole image.
 NUM_BEST = 3
 
 
@@ -198,7 +198,7 @@ def _likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
 def _texture(image: Tensor) -> Tensor:
     """Smaller eigenvalue of the structure tensor, (B, 1, H, W) -> (B, 1, H / CELL, W / CELL).
 
-    At the border slopes are halved, so that strong stripes seem to have a little texture there.
+    The padding halves the gradient at the border: strong stripes get a little false texture there.
     """
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
     x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2

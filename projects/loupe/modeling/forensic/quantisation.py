@@ -7,8 +7,8 @@ an image is the characteristic function of the coefficient's distribution at 1 /
 
     P(f, q) = sum_b w_b cos(2 pi c_b / q) / (sum_b w_b + PRIOR_COUNT)
 
-It is above 0 for the steps of the image's JPEGs, the last one and, while its steps are coarser,
-the ones before, and below 0 where the shape of the distribution alone explains the values. A region
+It is above 0 for the steps of the image's last JPEG, and of earlier ones whose steps were coarser,
+and below 0 where the shape of the distribution alone explains the values. A region
 from elsewhere, or moved off the grid of blocks, does not share it: the aligned and non-aligned
 double JPEG of Lin et al. (Pattern Recognition 42, 2009) and of Bianchi and Piva (IEEE TIFS 7(3),
 2012); estimating the step goes back to Fan and de Queiroz (IEEE TIP 12(2), 2003). How much more or
@@ -57,7 +57,7 @@ NEIGHBOURHOODS = (3, 7, 13)
 
 
 class Excess(NamedTuple):
-    """How much more periodic than its image each block is, and how far chance takes that.
+    """How much more periodic than its image each block is, and the variance of that by chance.
 
     Attributes:
         excess: (B, K, H / 8, W / 8), for K frequencies or K steps.
@@ -188,7 +188,7 @@ def _weighted_excess(
 def _z_scores(blocks: Excess, side: int, patch: int) -> Tensor:
     """(B, K, h, w): excess in standard deviations over `side` x `side` blocks, mean of a patch.
 
-    Where `side` is `patch`, the blocks of a patch, patches themselves are the neighbourhoods.
+    If `side` equals `patch` (blocks per side of a patch), each patch is its own neighbourhood.
     """
     stride = side if side == patch else 1
     excess, variance = (
