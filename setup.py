@@ -46,7 +46,7 @@ REQUIREMENTS = [
     "matplotlib>=3.9,<4",
     "tqdm>=4.66,<5",
     "pyarrow>=18,<27",
-    "filelock>=3.13,<4",
+    "filelock>=3.13,<5",
     # Says what libjpeg forgives.
     "simplejpeg>=1.8,<2",
 ]
