@@ -20,7 +20,7 @@ from loupe.synthesis.camera import (
     take_photograph,
     turn_over,
 )
-from loupe.synthesis.processing import add_noise, change_tone, draw_jpeg, sharpen
+from loupe.synthesis.processing import draw_jpeg, filter_whole, sharpen
 
 _AS_IS_SHARE = 0.5
 _GRID = 8  # Side of the blocks of JPEG.
@@ -157,15 +157,8 @@ def post_process(
         soft = mask.astype(np.float32)
         soft = cv2.resize(soft, (size, size), interpolation=cv2.INTER_AREA if shrinks else 1)
         mask = soft >= 0.5
-    blurs, sharpens, is_noisy, is_toned, is_stored = rng.random(5) < difficulty * _POST_SHARES
-    if blurs:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.7))
-    if sharpens:
-        image = sharpen(image, rng.uniform(0.2, 0.8))
-    if is_noisy:
-        image = add_noise(rng, image, rng.uniform(0.5, 2.0))
-    if is_toned:
-        image = change_tone(rng, image, 0.6, 0.02)
+    *filters, is_stored = rng.random(5) < difficulty * _POST_SHARES
+    image = filter_whole(rng, image, filters)
     if is_stored:
         # Mostly as good as editors store: published sets of forgeries rarely lie below 80.
         image = draw_jpeg(rng, image, int(rng.integers(60, 91)), 100)

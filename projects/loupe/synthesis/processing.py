@@ -5,6 +5,7 @@ All take and give (H, W, 3) uint8 RGB, and draw from the generator they are give
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -108,3 +109,25 @@ def match_colour(image: np.ndarray, wanted: np.ndarray, region: np.ndarray) -> n
     levels = (np.arange(256)[:, None] - mean.T) * gain.T + aim.T
     table = np.clip(levels + 0.5, 0, 255).astype(np.uint8).reshape(1, 256, 3)
     return cv2.cvtColor(cv2.LUT(lab, table), cv2.COLOR_LAB2RGB)
+
+
+def filter_whole(
+    rng: np.random.Generator, image: np.ndarray, filters: Sequence[bool]
+) -> np.ndarray:
+    """What an editor does to the finished image.
+
+    Args:
+        rng: Draws the strengths.
+        image: (H, W, 3) uint8.
+        filters: Whether to blur, to sharpen, to add noise and to change the tone, in this order.
+    """
+    blurs, sharpens, is_noisy, is_toned = filters
+    if blurs:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.7))
+    if sharpens:
+        image = sharpen(image, rng.uniform(0.2, 0.8))
+    if is_noisy:
+        image = add_noise(rng, image, rng.uniform(0.5, 2.0))
+    if is_toned:
+        image = change_tone(rng, image, 0.6, 0.02)
+    return image

@@ -18,9 +18,8 @@ from PIL import Image
 from loupe.synthesis.camera import draw_camera, take_photograph, turn_over
 from loupe.synthesis.drawings import draw_interface
 from loupe.synthesis.processing import (
-    add_noise,
-    change_tone,
     draw_jpeg,
+    filter_whole,
     sharpen,
 )
 
@@ -200,15 +199,8 @@ def pass_on(
         image = resample(rng, image, size)
         soft = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
         mask = soft >= 0.5
-    blurs, sharpens, is_noisy, is_toned = rng.random(4) < _POST_SHARES
-    if blurs:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.7))
-    if sharpens:
-        image = sharpen(image, rng.uniform(0.2, 0.8))
-    if is_noisy:
-        image = add_noise(rng, image, rng.uniform(0.5, 2.0))
-    if is_toned:
-        image = change_tone(rng, image, 0.6, 0.02)
+    filters = rng.random(4) < _POST_SHARES
+    image = filter_whole(rng, image, filters)
     if rng.random() < _POST_STORES:
         image = store_at_times(rng, image, 1.0, photographs)
         if rng.random() < _POST_STORES_TWICE:
