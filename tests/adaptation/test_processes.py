@@ -12,9 +12,9 @@ from detectron2.modeling import build_model
 
 from loupe.checkpoint import load_weights
 from loupe.evaluation import ForgeryEvaluator
-from loupe.trainer import LoupeTrainer, launch
+from loupe.trainer import LoupeTrainer
 from loupe.trainer.evaluation import evaluate_model
-from tests.trainer.test_processes import free_port
+from tests.trainer.test_processes import start_processes
 from tests.trainer.test_real_model import tiny_loupe
 from tests.trainer.toy import write_dataset
 
@@ -46,14 +46,7 @@ def adapt_in_all_modes(arguments: Namespace) -> None:
 def test_two_processes_adapt_as_one_does(tmp_path: Path):
     write_dataset(tmp_path, IMAGES)
     for processes in (1, 2):
-        arguments = Namespace(
-            num_gpus=processes,
-            num_machines=1,
-            machine_rank=0,
-            dist_url=f"tcp://127.0.0.1:{free_port()}",
-            folder=str(tmp_path),
-        )
-        launch(adapt_in_all_modes, arguments)
+        start_processes(adapt_in_all_modes, processes, tmp_path)
     for mode in MODES:
         one, two = (tmp_path / f"{mode}{processes}" for processes in (1, 2))
         if mode != "episodic":

@@ -11,8 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import nn
 
-from loupe.trainer import LoupeTrainer, launch
-from tests.trainer.test_processes import free_port
+from loupe.trainer import LoupeTrainer
+from tests.trainer.test_processes import start_processes
 from tests.trainer.test_real_model import tiny_loupe
 
 STAGES = {
@@ -55,14 +55,7 @@ def train_all_stages(arguments: Namespace) -> None:
 @pytest.mark.slow
 def test_two_processes_draw_and_learn_what_one_does_in_every_stage(folder: Path):
     for processes in (1, 2):
-        arguments = Namespace(
-            num_gpus=processes,
-            num_machines=1,
-            machine_rank=0,
-            dist_url=f"tcp://127.0.0.1:{free_port()}",
-            folder=str(folder),
-        )
-        launch(train_all_stages, arguments)
+        start_processes(train_all_stages, processes, folder)
     for stage in STAGES:
         one, two = (torch.load(folder / f"{stage} on {n}" / "weights.pth") for n in (1, 2))
         for name, value in one.items():

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,18 +40,25 @@ def free_port() -> int:
     return torch.distributed.TCPStore("127.0.0.1", 0, is_master=True).port
 
 
-def start(folder: Path, processes: int, *options: object, poisoned_rank: int = -1) -> None:
-    """Trains the toy in some processes."""
+def start_processes(
+    work: Callable[[Namespace], None], processes: int, folder: Path, **more: object
+) -> None:
+    """Runs a function in some processes of one group; each gets the folder and `more`."""
     arguments = Namespace(
         num_gpus=processes,
         num_machines=1,
         machine_rank=0,
         dist_url=f"tcp://127.0.0.1:{free_port()}",
         folder=str(folder),
-        options=[*DETERMINISTIC, *options],
-        poisoned_rank=poisoned_rank,
+        **more,
     )
-    launch(train_and_save, arguments)
+    launch(work, arguments)
+
+
+def start(folder: Path, processes: int, *options: object, poisoned_rank: int = -1) -> None:
+    """Trains the toy in some processes."""
+    more = {"options": [*DETERMINISTIC, *options], "poisoned_rank": poisoned_rank}
+    start_processes(train_and_save, processes, folder, **more)
 
 
 def assert_close(first: dict, second: dict) -> None:
@@ -83,14 +91,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_with_its_images(fold
 
 @pytest.mark.slow
 def test_no_process_leaves_while_another_still_works(tmp_path):
-    arguments = Namespace(
-        num_gpus=2,
-        num_machines=1,
-        machine_rank=0,
-        dist_url=f"tcp://127.0.0.1:{free_port()}",
-        folder=str(tmp_path),
-    )
-    launch(leave_in_turn, arguments)
+    start_processes(leave_in_turn, 2, tmp_path)
     left, done = (float((tmp_path / name).read_text()) for name in ("left0.txt", "done1.txt"))
     assert left >= done
 

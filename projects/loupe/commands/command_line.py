@@ -168,6 +168,17 @@ def read_config(arguments: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def add_challenge_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what every command on submissions asks: which challenge, and its images."""
+    parser.add_argument(
+        "--format",
+        type=one_of("loupe.challenge.writers", "FORMATS"),
+        required=True,
+        help="which challenge: ddl2025 or ddlx2026",
+    )
+    parser.add_argument("--images", type=Path, required=True, help="the challenge's images")
+
+
 def one_of(module: str, attribute: str) -> Callable[[str], str]:
     """Type of an option whose value is one of a tuple's names; the tuple is loaded when needed."""
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loupe.commands.command_line import one_of, run_command
+from loupe.commands.command_line import add_challenge_options, run_command
 
 if TYPE_CHECKING:
     from loupe.challenge.checks import Sizes
@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("predictions", type=Path, help="folder of saved predictions")
-    parser.add_argument(
-        "--format",
-        type=one_of("loupe.challenge.writers", "FORMATS"),
-        required=True,
-        help="which challenge: ddl2025 or ddlx2026",
-    )
-    parser.add_argument("--images", type=Path, required=True, help="the challenge's images")
+    add_challenge_options(parser)
     parser.add_argument("--output", type=Path, required=True, help="new folder, or .zip")
     parser.add_argument(
         "--threshold",

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loupe.commands.command_line import one_of, positive, run_command
+from loupe.commands.command_line import add_challenge_options, positive, run_command
 from loupe.writing import write_json
 
 if TYPE_CHECKING:
@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("submission", type=Path, help="a folder or a .zip")
-    parser.add_argument(
-        "--format",
-        type=one_of("loupe.challenge.writers", "FORMATS"),
-        required=True,
-        help="which challenge: ddl2025 or ddlx2026",
-    )
-    parser.add_argument("--images", type=Path, required=True, help="the challenge's images")
+    add_challenge_options(parser)
     parser.add_argument("--report", type=Path, help="write all faults to this .json")
     parser.add_argument(
         "--limit", type=positive, default=5, help="faults of one name to print (default 5)"
