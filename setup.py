@@ -204,7 +204,7 @@ setup(
     license="Apache-2.0",
     package_dir={"": "projects"},
     packages=find_packages("projects"),
-    package_data={"loupe": ["py.typed"]},
+    package_data={"loupe": ["py.typed", "explanation/*.json"]},
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,
     extras_require={

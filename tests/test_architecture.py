@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parents[1] / "projects"
 MAY_IMPORT = {
     "writing": set(),
     "structures": set(),
+    "vocabulary": set(),
     "config": set(),
     "solver": set(),
     "model_zoo": set(),
@@ -22,6 +23,7 @@ MAY_IMPORT = {
     "install_detectron2": set(),
     "checkpoint": {"model_zoo"},
     "modeling": {"structures", "ops", "checkpoint"},
+    "explanation": {"structures", "vocabulary", "modeling"},
     "synthesis": {"structures"},
     "data.images": {"structures", "synthesis"},
     "data.sources": {"structures", "synthesis", "data.images"},

@@ -10,6 +10,7 @@ from importlib import import_module, metadata
 # Name (a module of `loupe.commands`) and what it is for.
 COMMANDS = {
     "predict": "say of each image how probable it is that it was forged, and where",
+    "explain": "say what can be measured of an image and of what is marked in it",
     "train": "train a model (several processes, resume, --eval-only as in Detectron2)",
     "evaluate": "measure a model on labelled data sets",
     "adapt": "adapt a model to unlabelled images, and predict them",

@@ -1,0 +1,101 @@
+"""Says what can be measured of an image and of what the detector marks in it.
+
+    loupe explain photograph.jpg
+    loupe explain folder *.jpg --output explanations
+    loupe explain photograph.jpg --mask mask.png             # any map: 255 = forged
+
+INPUT: images, folders and patterns. Prints plain sentences, each with its number and how unusual it
+is among authentic photographs. With --output also writes explanations.json: every fact with value,
+unit and percentile. The map is that of the detector, or of any tool by --mask.
+
+Exit status: 0 = all images explained, 1 = some could not be, 2 = nothing was done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loupe.commands.command_line import (
+    DEFAULT_CONFIG,
+    UsageError,
+    add_config_options,
+    read_config,
+    run_command,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from loupe.structures import Prediction
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder or pattern")
+    parser.add_argument("--output", type=Path, help="folder for explanations.json")
+    parser.add_argument("--mask", type=Path, help="a map of one image, in place of the detector's")
+    add_config_options(parser, DEFAULT_CONFIG)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Explains every image."""
+    cfg = read_config(arguments)
+    from loupe.data.images.errors import UnreadableImageError
+    from loupe.inference import LoupePredictor, find_images
+    from loupe.writing import write_json
+
+    names = find_images(arguments.inputs)
+    if arguments.mask is not None and len(names) != 1:
+        raise UsageError(f"--mask belongs to one image, and there are {len(names)}")
+    predictor = LoupePredictor(cfg, arguments.weights)
+    explained: dict[str, Any] = {}
+    failed = 0
+    for file in names:
+        try:
+            explained[file] = explain_file(predictor, file, arguments.mask)
+        except UnreadableImageError as error:
+            failed += 1
+            print(f"error: {error}", file=sys.stderr)
+    if arguments.output is not None:
+        write_json(arguments.output / "explanations.json", explained)
+    return 2 if failed == len(names) else 1 if failed else 0
+
+
+def explain_file(predictor: Any, file: str, mask: Path | None) -> dict[str, Any]:
+    """Measures one image, prints its sentences, and returns them with their numbers."""
+    from loupe.data.images.decoding import read_image
+    from loupe.explanation.facts import measure
+
+    image = read_image(file)
+    prediction = predictor(file)
+    if mask is not None:
+        prediction = with_map(prediction, mask, image)
+    facts = measure(image, prediction, file=Path(file).read_bytes())
+    print(f"{file}\n" + "".join(f"  {fact.sentence}\n" for fact in facts), end="")
+    return {"facts": [fact._asdict() for fact in facts]}
+
+
+def with_map(prediction: Prediction, mask: Path, image: np.ndarray) -> Prediction:
+    """The prediction with a map of another tool; its patch map and verdict no longer apply.
+
+    Raises:
+        UsageError: The map has another size.
+    """
+    from loupe.data.images.masks import read_mask
+
+    other = read_mask(mask)
+    if other.shape != image.shape[:2]:
+        raise UsageError(
+            f"{mask} is {other.shape[1]} x {other.shape[0]}, the image {image.shape[1]} x "
+            f"{image.shape[0]}; give a map of the image's size"
+        )
+    return prediction._replace(forgery_map=other, patch_map=None)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("explain", __doc__, add_arguments, run, words)

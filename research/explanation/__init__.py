@@ -1,0 +1,1 @@
+"""Calibration of the facts, training of the shipped explainer, and the experiment on masks."""
