@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from loupe.model_zoo import CONFIGS
+from loupe.threads import sleep_while_waiting, use_threads
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -109,6 +110,7 @@ def run_command(
     # File names may hold any bytes.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
+    sleep_while_waiting()
     try:
         return run(parse(name, documentation, add_arguments, words))
     except (ValueError, OSError) as error:
@@ -150,7 +152,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_config(arguments: argparse.Namespace) -> CfgNode:
-    """The configuration that a command line asks for.
+    """The configuration that a command line asks for; sets the number of threads, too.
+
+    `arguments.threads`, where a command has it, is the number asked for.
 
     Raises:
         ValueError: A key or a value is wrong, or the device is not there.
@@ -165,6 +169,7 @@ def read_config(arguments: argparse.Namespace) -> CfgNode:
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch finds no CUDA device here; "
             "give MODEL.DEVICE cpu"
         )
+    use_threads(getattr(arguments, "threads", 0))
     return cfg
 
 

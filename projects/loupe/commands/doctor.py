@@ -14,13 +14,13 @@ Exit status: 0 = nothing must be repaired, 1 = there are errors, 2 = nothing was
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.commands.command_line import positive, run_command, some_of
+from loupe.threads import usable_cores
 from loupe.writing import write_json, write_text
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave these findings out",
     )
     parser.add_argument(
-        "--processes", type=positive, default=min(8, os.cpu_count() or 1), help="default: up to 8"
+        "--processes", type=positive, default=min(8, usable_cores()), help="default: up to 8"
     )
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loupe.commands.command_line import positive, run_command, some_of
+from loupe.threads import usable_cores
 from loupe.writing import write_json, write_text
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--benco-size", type=int, help="network size of benco/* (default 512); 0 = own size"
     )
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
-    parser.add_argument("--processes", type=positive, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=positive, default=usable_cores())
     parser.add_argument(
         "--temperature", type=_temperature, default=1.0, help="number or calibration.json"
     )

@@ -20,6 +20,7 @@ from torch.multiprocessing import ProcessExitedException
 from torch.nn.parallel import DistributedDataParallel
 
 from loupe.child_processes import follow_parent
+from loupe.threads import divided_cores
 from loupe.trainer.signals import SIGNALS
 
 
@@ -50,13 +51,14 @@ def launch(main: Callable[[Namespace], Any], arguments: Namespace) -> Any:
             return main(arguments)
     if arguments.num_gpus * arguments.num_machines == 1:
         return main(arguments)
-    context = mp.start_processes(
-        _run_process,
-        args=(main, arguments),
-        nprocs=arguments.num_gpus,
-        start_method="spawn",
-        join=False,
-    )
+    with divided_cores(arguments.num_gpus):
+        context = mp.start_processes(
+            _run_process,
+            args=(main, arguments),
+            nprocs=arguments.num_gpus,
+            start_method="spawn",
+            join=False,
+        )
     with _passing_on(context.pids()) as received:
         try:
             while not context.join():
