@@ -34,6 +34,8 @@ from loupe.inference import LoupePredictor
 from loupe.structures import GroundTruth
 from loupe.synthesis.processing import save_jpeg
 
+# At which F1 of a map is measured, to choose MODEL.SEGMENTER.MASK_FROM.
+MASK_THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 FIELDS = (
     "set",
     "version",
@@ -48,6 +50,7 @@ FIELDS = (
     "best_f1",
     "f1",
     "alarm",
+    *(f"f1_from_{threshold}" for threshold in MASK_THRESHOLDS),
 )
 _CASIA = r"(ani|arc|art|cha|ind|nat|obj|pla|sec|txt)_?(\d{4,5})"
 Version = Callable[[np.ndarray, np.ndarray | None], tuple[np.ndarray, np.ndarray | None] | None]
@@ -246,6 +249,10 @@ def measure_case(
             protocols=(),
         )
         both = 2 * measures.true_positives + measures.false_positives + measures.false_negatives
+        others = {
+            f"f1_from_{threshold}": f"{_overlap(prediction.forgery_map >= threshold, known):.5f}"
+            for threshold in MASK_THRESHOLDS
+        }
         yield {
             "set": set_name,
             "version": name,
@@ -260,7 +267,15 @@ def measure_case(
             "best_f1": f"{measures.best_f1:.5f}",
             "f1": f"{2 * measures.true_positives / both if both else np.nan:.5f}",
             "alarm": f"{measures.largest_region:.5f}",
+            **others,
         }
+
+
+def _overlap(mask: np.ndarray, known: np.ndarray | None) -> float:
+    """F1 of a mask (H, W); not a number for an authentic image."""
+    if known is None:
+        return np.nan
+    return 2 * int((mask & known).sum()) / max(1, int(mask.sum()) + int(known.sum()))
 
 
 def main(words: list[str] | None = None) -> None:

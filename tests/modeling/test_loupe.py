@@ -414,6 +414,19 @@ def test_the_map_mixes_masks_and_patches_as_told(build: Build, make_item: MakeIt
     assert not torch.equal(maps[0.0], patches)
 
 
+@torch.no_grad()
+def test_the_threshold_of_the_map_moves_to_one_half(build: Build, make_item: MakeItem):
+    model, item = build(*STAGE_2).eval(), make_item()
+    raw = model([item])[0]["forgery_map"]
+    model.mask_from = float(raw.mean())
+    shifted = model([item])[0]["forgery_map"]
+    assert torch.equal(shifted >= 0.5, raw >= model.mask_from)
+    assert 0 < (shifted >= 0.5).sum() < shifted.numel()
+    assert (shifted.flatten()[raw.flatten().argsort()].diff() >= 0).all()
+    assert shifted.min() >= 0
+    assert shifted.max() <= 1
+
+
 def test_pixels_are_normalised_to_minus_one_to_one(tiny_model: Loupe, make_item: MakeItem):
     item = make_item()
     item["image"][:] = 0

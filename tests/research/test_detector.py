@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from loupe.data.sources.catalog import load_dataset
 from loupe.inference.verdict import REFERENCE_PIXELS
-from research.detector import calibrate, gpu, measure, summary
+from research.detector import calibrate, gpu, measure, real, summary
 from research.detector.graft import graft
 from tests.scripts import load_script
 
@@ -111,6 +113,16 @@ def test_quantiles_weigh_versions_alike() -> None:
     assert calibrate.weighted_quantile(values, groups, 0.6) == 1
 
 
+def test_the_threshold_of_maps_weighs_sets_alike_and_forged_images_only() -> None:
+    names = np.array(["a"] * 3 + ["b", "b"])
+    columns = {"set": names, "label": np.array([1, 1, 1, 1, 0]), "f1": np.full(5, 0.4)}
+    for threshold in measure.MASK_THRESHOLDS:
+        columns[f"f1_from_{threshold}"] = np.full(5, 0.3)
+    columns["f1_from_0.2"] = np.array([0.3, 0.3, 0.3, 0.7, np.nan])
+    columns["f1_from_0.1"] = np.array([0.42, 0.42, 0.42, 0.42, 1.0])
+    assert calibrate.best_mask_threshold(summary.Rows(columns)) == 0.2
+
+
 def test_the_table_says_how_many_are_called_forged() -> None:
     rows = synthetic_rows()
     lines = summary.table(rows, None)
@@ -153,3 +165,36 @@ def test_packing_keeps_to_its_room_and_takes_each_camera_first(tmp_path: Path) -
     entries = script.read_entries(write_manifest(tmp_path / "originals.csv", rows))
     assert [entry.path.stem for entry in script.choose(entries, 1000)] == ["a2", "b1", "a1"]
     assert [entry.path.stem for entry in script.choose(entries, 450)] == ["a2", "b1"]
+
+
+def test_lists_of_real_forgeries_are_split_by_photograph_and_balanced(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(12):
+        pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
+        label = int(number < 3)
+        if label:
+            truth = np.zeros((48, 64), np.uint8)
+            truth[8:24, 8:40] = 255
+            cv2.imwrite(str(tmp_path / f"m{number}.png"), truth)
+        # Photographs 0 and 9, 1 and 10, 2 and 11 share a source.
+        mask = f"m{number}.png" if label else ""
+        rows.append([f"{number}.png", mask, label, "splice", f"x <- s{number % 9}", ""])
+    manifest = write_manifest(tmp_path / "all.csv", rows)
+
+    train, test = real.split(measure.read_cases(manifest), 0.5)
+    assert len(train) == len(test) == 6
+    assert not {case.group for case in train} & {case.group for case in test}
+
+    real.main([str(tmp_path / "out"), "--sets", f"some={manifest}:1"])
+    entries = load_dataset(tmp_path / "out" / "train.csv")
+    labels = [entry["label"] for entry in entries]
+    assert labels.count(1) == 3 * 4
+    assert abs(labels.count(0) - labels.count(1)) <= 9
+    for entry in entries:
+        height, width = cv2.imread(entry["file_name"]).shape[:2]
+        if entry["label"]:
+            mask = cv2.imread(entry["mask_file_name"], cv2.IMREAD_GRAYSCALE)
+            assert mask.shape == (height, width)
+            assert 0.1 < (mask > 127).mean() < 0.25

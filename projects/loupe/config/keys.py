@@ -115,6 +115,9 @@ KEYS = {
     # Fraction of the patch map in the forgery map; 0 = the masks alone (paper). Masks learn
     # nothing from images called authentic, so there the patch map alone ranks the pixels.
     "MODEL.SEGMENTER.PATCH_SHARE": Key(0.0, FRACTION),
+    # Value of the raw forgery map that becomes 0.5, by a shift of its odds; chosen on validation
+    # images, so that 0.5 is the threshold everywhere.
+    "MODEL.SEGMENTER.MASK_FROM": Key(0.5, between(0.01, 0.99)),
     # Predict a box for each query; adds L1 and GIoU to losses and matching.
     "MODEL.SEGMENTER.PREDICT_BOXES": Key(False),
     # Loss weights: lambda of Eq. 4, and the box loss (paper: 2).

@@ -51,6 +51,7 @@ def model_arguments(cfg: CfgNode) -> dict[str, Any]:
         "condition_jitter": segmenter.CONDITION_JITTER,
         "predicted_condition": segmenter.PREDICTED_CONDITION,
         "patch_share": segmenter.PATCH_SHARE,
+        "mask_from": segmenter.MASK_FROM,
         "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
     }

@@ -27,7 +27,7 @@ from loupe.modeling.classifier import PatchAwareClassifier
 from loupe.modeling.condition import training_condition
 from loupe.modeling.draws import image_generators
 from loupe.modeling.mask_criterion import MaskCriterion
-from loupe.modeling.postprocessing import network_map, paste_map, turn_map
+from loupe.modeling.postprocessing import network_map, paste_map, shift_odds, turn_map
 from loupe.modeling.segmenter import Segmenter
 from loupe.modeling.targets import at_least_one, count_targets, prepare_targets
 from loupe.structures import ClassifierOutput, MaskOutput
@@ -71,6 +71,7 @@ class Loupe(nn.Module):
         frozen: Names of parts that are not trained.
         condition_jitter, predicted_condition: See `training_condition`.
         patch_share: Fraction of the patch map in the forgery map of a model with a segmenter.
+        mask_from: Value of the raw forgery map that becomes 0.5.
         pixel_mean: Mean of RGB pixels, 0..255.
         pixel_std: Their deviation.
     """
@@ -88,6 +89,7 @@ class Loupe(nn.Module):
         condition_jitter: float,
         predicted_condition: float,
         patch_share: float,
+        mask_from: float,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
     ) -> None:
@@ -98,7 +100,7 @@ class Loupe(nn.Module):
         self.classification_criterion = classification_criterion
         self.mask_criterion = mask_criterion
         self.condition_jitter, self.predicted_condition = condition_jitter, predicted_condition
-        self.patch_share = patch_share
+        self.patch_share, self.mask_from = patch_share, mask_from
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
         unknown = set(frozen) - set(PARTS)
@@ -251,6 +253,7 @@ class Loupe(nn.Module):
             size = (item["height"], item["width"])
             window = item.get("window", (0, 0, item["width"], item["height"]))
             forgery_map = paste_map(forged, item["valid_size"], window, size)
+            forgery_map = shift_odds(forgery_map, self.mask_from)
             orientation, patch_map = item.get("orientation", 1), patch_maps[i]
             prediction = {
                 "forgery_score": float(probability[i]),

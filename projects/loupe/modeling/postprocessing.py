@@ -58,6 +58,26 @@ def network_map(
     return torch.lerp(*maps, patch_fraction) if len(maps) == 2 else maps[0]
 
 
+def shift_odds(forgery_map: Tensor, mask_from: float) -> Tensor:
+    """A map whose odds p / (1 - p) are divided by those of `mask_from`, so that it becomes 0.5.
+
+    Args:
+        forgery_map: (height, width) in [0, 1].
+        mask_from: In (0, 1); 0.5 changes nothing.
+
+    Returns:
+        (height, width) in [0, 1]; the order of the pixels stays.
+
+    Example:
+        >>> shift_odds(torch.tensor([0.0, 0.2, 1.0]), 0.2)
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+    if mask_from == 0.5:
+        return forgery_map
+    forged = forgery_map * (1 - mask_from)
+    return forged / (forged + (1 - forgery_map) * mask_from)
+
+
 def extend_edge(maps: Tensor, valid_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Repeats the last valid row and column in the padding, so that resizing blurs in no padding.
 
