@@ -62,7 +62,7 @@ def cell_of(mask: np.ndarray) -> str:
 
     Example:
         >>> cell_of(np.eye(9, dtype=bool)[:3])
-        'upper left'
+        'middle left'
     """
     y, x = centre_of(mask)
     return CELLS[3 * min(2, int(3 * y)) + min(2, int(3 * x))]
