@@ -52,8 +52,12 @@ REQUIREMENTS = [
 ]
 # Photographs that ship inside these packages are the sources of the synthetic forgeries.
 SYNTHETIC = ["scikit-image>=0.24,<0.27", "scikit-learn>=1.5,<2"]
+# CLIP, SAM's encoder and mask decoder, and LoRA, for the forgery expert (docs/expert.md). Names of
+# modules change with every few minor versions of transformers. Tried: 5.24.0 with peft 0.21.2.
+EXPERT = ["transformers>=5.20,<5.25", "peft>=0.21,<0.22"]
 TEST = [
     *SYNTHETIC,
+    *EXPERT,
     "pytest>=8.3,<10",
     "hypothesis>=6.100,<7",
     "torchmetrics>=1.6,<2",
@@ -209,6 +213,7 @@ setup(
     install_requires=REQUIREMENTS,
     extras_require={
         "synthetic": SYNTHETIC,
+        "expert": EXPERT,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5", "ninja>=1.11"],
         # Images of the HEIC family.

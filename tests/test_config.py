@@ -17,6 +17,7 @@ from loupe import add_loupe_config
 from loupe.config import ConfigError, check_config, load_config
 from loupe.config.keys import DETECTRON2_RANGES, KEYS
 from loupe.modeling.backbone import STEMS
+from loupe.modeling.expert.expert import PARTS as EXPERT_PARTS
 from loupe.modeling.loupe import PARTS
 
 ROOT = Path(__file__).parents[1]
@@ -151,6 +152,9 @@ def of_type(value: Any) -> list[Any]:
 FREE = {
     *("MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME", "MODEL.DEVICE", "MODEL.NEW_PARTS"),
     *("MODEL.PERCEPTION_ENCODER.NAME", "MODEL.PERCEPTION_ENCODER.WEIGHTS", "TEST.BEST_METRIC"),
+    *("MODEL.EXPERT.CLIP_NAME", "MODEL.EXPERT.CLIP_WEIGHTS", "MODEL.EXPERT.SAM_NAME"),
+    *("MODEL.EXPERT.SAM_WEIGHTS", "MODEL.EXPERT.FEATURE_CACHE"),
+    *("MODEL.VIT.NAME", "MODEL.VIT.WEIGHTS"),
 }
 
 
@@ -285,19 +289,26 @@ def test_a_configuration_builds_its_model(name: str, configs: dict[str, CfgNode]
         cfg.MODEL.PERCEPTION_ENCODER.WEIGHTS = ""
     with torch.device("meta"):
         model = build_model(cfg)
-    assert (model.segmenter is not None) == cfg.MODEL.SEGMENTER.ENABLED
+    is_expert = cfg.MODEL.META_ARCHITECTURE == "ForgeryExpert"
+    if not is_expert:
+        assert (model.segmenter is not None) == cfg.MODEL.SEGMENTER.ENABLED
     names = list(model.state_dict())
     assert all(any(n.startswith(part + ".") for n in names) for part in cfg.MODEL.NEW_PARTS)
-    for part in PARTS:
+    for part in EXPERT_PARTS if is_expert else PARTS:
         module = getattr(model, part)
         if module is not None:
-            assert all(p.requires_grad != (part in cfg.MODEL.FREEZE) for p in module.parameters())
+            trained = [p.requires_grad for p in module.parameters()]
+            assert any(trained) != (part in cfg.MODEL.FREEZE)
+            # Parts of an expert hold parameters that no loss reaches, and adapters freeze the rest.
+            assert is_expert or cfg.MODEL.LORA.RANK or all(trained) == any(trained)
     assert any(p.requires_grad for p in model.parameters())
 
 
 def test_no_configuration_trains_a_part_that_has_no_loss(configs: dict[str, CfgNode]):
     # DistributedDataParallel waits for the gradient of every trained parameter.
     for name, cfg in configs.items():
+        if cfg.MODEL.META_ARCHITECTURE != "Loupe":
+            continue
         assert cfg.MODEL.CLASSIFIER.LOSS_WEIGHT or "classifier" in cfg.MODEL.FREEZE, name
 
 
@@ -311,6 +322,8 @@ def test_a_configuration_opens_with_a_comment_and_says_only_what_differs():
 def test_the_image_is_a_multiple_of_the_patch(configs: dict[str, CfgNode]):
     for name, cfg in configs.items():
         encoder = cfg.MODEL.PERCEPTION_ENCODER
+        if cfg.MODEL.BACKBONE.NAME != "build_perception_encoder":
+            continue
         published = int(re.search(r"patch(\d+)", encoder.NAME)[1])
         assert cfg.INPUT.SIZE % (encoder.PATCH_SIZE or published) == 0, name
 

@@ -14,6 +14,15 @@ from torch import Tensor
 # An image or a pixel is called forged above this probability; in 8-bit maps, above 127.
 THRESHOLD = 0.5
 
+# What an image can be, for models and data sets that tell three: nothing of it is forged, all of it
+# was made by a generator, or a part of it was changed.
+CLASSES = ("authentic", "generated", "tampered")
+
+
+def class_of(label: int, wholly_forged: bool) -> str:
+    """The class of an image from what a data set says of it: one of CLASSES."""
+    return CLASSES[0] if not label else CLASSES[1 if wholly_forged else 2]
+
 
 class Targets(NamedTuple):
     """What a training step is supervised with, on the network's grid.
@@ -88,12 +97,14 @@ class GroundTruth(NamedTuple):
             image needs none: all its pixels are authentic).
         technique: how it was forged; "" where the data set does not tell.
         source: where it comes from; "" where the data set does not tell.
+        wholly_forged: The image was generated as a whole.
     """
 
     label: int
     mask: np.ndarray | None
     technique: str = ""
     source: str = ""
+    wholly_forged: bool = False
 
 
 class Prediction(NamedTuple):

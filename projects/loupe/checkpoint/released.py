@@ -182,7 +182,7 @@ def from_released(weights: Mapping[str, Tensor]) -> Weights:
     rest.pop(EMPTY_WEIGHT, None)
     unknown = []
     for name, value in rest.items():
-        renamed = _rename(name, NAMES)
+        renamed = rename(name, NAMES)
         if renamed is None:
             unknown.append(name)
             continue
@@ -217,7 +217,7 @@ def to_released(weights: Mapping[str, Tensor]) -> Weights:
     unknown = []
     inverse = [(ours, released) for released, ours in NAMES]
     for name, value in rest.items():
-        renamed = _rename(name, inverse)
+        renamed = rename(name, inverse)
         if renamed is None:
             unknown.append(name)
         elif ".self_attn.in_proj_" in renamed:
@@ -251,7 +251,8 @@ def _check_groups(weights: Mapping[str, Tensor], groups: Sequence[tuple[str, ...
         raise CheckpointError("keys are missing:\n  " + "\n  ".join(sorted(set(missing))))
 
 
-def _rename(name: str, table: Sequence[tuple[str, str]]) -> str | None:
+def rename(name: str, table: Sequence[tuple[str, str]]) -> str | None:
+    """A name in the other naming, by the first row whose beginning fits; None = no row fits."""
     for old, renamed in table:
         pattern = re.escape(old).replace(r"\*", r"(\d+)")
         match = re.match(rf"{pattern}(?=\.|$)", name)

@@ -44,8 +44,14 @@ KEYS = {
     # Statistics of 0..255 RGB pixels that the Perception Encoder was trained with.
     "MODEL.PIXEL_MEAN": Key([127.5, 127.5, 127.5], each_of_three(NUMBER)),
     "MODEL.PIXEL_STD": Key([127.5, 127.5, 127.5], each_of_three(above(0))),
-    # Parts that are not trained.
-    "MODEL.FREEZE": Key(["backbone"], some_of("backbone", "classifier", "segmenter")),
+    # Parts that are not trained: of Loupe the first three, of the expert "backbone" and the last.
+    "MODEL.FREEZE": Key(
+        ["backbone"],
+        some_of(
+            *("backbone", "classifier", "segmenter"),
+            *("evidence", "segmentation_encoder", "mask_prompting"),
+        ),
+    ),
     # Parts that may be missing from MODEL.WEIGHTS as a whole and then start afresh; a path below
     # "backbone.vit" also from the encoder's own file.
     "MODEL.NEW_PARTS": Key([]),
@@ -73,6 +79,17 @@ KEYS = {
     "MODEL.PERCEPTION_ENCODER.STEM": Key(
         "patch", one_of("patch", "forensic", "forensic-jpeg", "forensic-copies")
     ),
+    # ---- Any other encoder, for MODEL.BACKBONE.NAME build_plain_vit
+    # A plain vision transformer of timm (DINOv2, DINOv3, SigLIP, CLIP, ...). Weights: "" = random,
+    # "hub" = timm's published ones, or a file. Its published statistics go into MODEL.PIXEL_*.
+    "MODEL.VIT.NAME": Key("vit_large_patch16_dinov3"),
+    "MODEL.VIT.WEIGHTS": Key(""),
+    # Number of transformer blocks kept, from the first; 0 = all.
+    "MODEL.VIT.DEPTH": Key(0, at_least(0)),
+    # Low-rank adapters in the attention of any backbone: a third way between frozen and trained.
+    # 0 = none; ALPHA / RANK scales them. `loupe convert --merge-adapters` merges them at the end.
+    "MODEL.LORA.RANK": Key(0, at_least(0)),
+    "MODEL.LORA.ALPHA": Key(32.0, above(0)),
     # ---- Classifier
     # Weight of its losses; 0 = they are not computed (the classifier still gives the condition).
     "MODEL.CLASSIFIER.LOSS_WEIGHT": Key(1.0, at_least(0)),
@@ -142,6 +159,42 @@ KEYS = {
     "MODEL.SEGMENTER.TRAIN_POINTS": Key(12544, at_least(1)),
     "MODEL.SEGMENTER.OVERSAMPLE_RATIO": Key(3.0, at_least(1)),
     "MODEL.SEGMENTER.IMPORTANCE_RATIO": Key(0.75, FRACTION),
+    # ---- Expert: META_ARCHITECTURE ForgeryExpert, IFDL-VLM's stage 1 (docs/expert.md)
+    # 3 = authentic, generated as a whole, tampered; 2 = authentic, tampered.
+    "MODEL.EXPERT.NUM_CLASSES": Key(3, between(2, 3)),
+    # Hidden width of the verdict head, heads of the attention that makes the prompt.
+    "MODEL.EXPERT.VERDICT_DIM": Key(512, at_least(1)),
+    "MODEL.EXPERT.NUM_HEADS": Key(8, at_least(1)),
+    # "vector" = one prompt for an image (released); "tokens" = one for each patch of the tower.
+    "MODEL.EXPERT.PROMPT": Key("vector", one_of("vector", "tokens")),
+    # "class" = the map is multiplied by the probability that the image is forged; "none".
+    "MODEL.EXPERT.GATE": Key("none", one_of("none", "class")),
+    # Weights of the cross-entropy, and of BCE and Dice together.
+    "MODEL.EXPERT.CLASS_WEIGHT": Key(1.0, at_least(0)),
+    "MODEL.EXPERT.MASK_WEIGHT": Key(1.0, at_least(0)),
+    # What the mask decoder looks at: "sam" = SAM's image encoder; "backbone" = the patches of the
+    # tower through a neck like SAM's.
+    "MODEL.EXPERT.SEGMENTATION": Key("sam", one_of("sam", "backbone")),
+    # Side of the image that the tower sees; 0 = INPUT.SIZE. "whole" = the same image as the
+    # segmentation encoder sees, shrunk; "crop" = its central square (released).
+    "MODEL.EXPERT.TOWER_SIZE": Key(0, at_least(0)),
+    "MODEL.EXPERT.TOWER_VIEW": Key("whole", one_of("whole", "crop")),
+    # CLIP, for MODEL.BACKBONE.NAME build_clip_tower: vit_b_32, vit_b_16, vit_l_14, vit_l_14_336, or
+    # a folder with a config.json of transformers. Weights: "" = random, "hub", a file or a folder.
+    "MODEL.EXPERT.CLIP_NAME": Key("vit_l_14"),
+    "MODEL.EXPERT.CLIP_WEIGHTS": Key(""),
+    # SAM: vit_b, vit_l, vit_h or such a folder; weights as above, or the original sam_vit_*.pth.
+    "MODEL.EXPERT.SAM_NAME": Key("vit_h"),
+    "MODEL.EXPERT.SAM_WEIGHTS": Key(""),
+    # The mask decoder on the backbone's patches: width of features and prompts, layers, heads,
+    # hidden width. SAM's own is as its configuration says (256, 2, 8, 2048).
+    "MODEL.EXPERT.DECODER_DIM": Key(256, multiple_of(32)),
+    "MODEL.EXPERT.DECODER_LAYERS": Key(2, at_least(1)),
+    "MODEL.EXPERT.DECODER_HEADS": Key(8, at_least(1)),
+    "MODEL.EXPERT.DECODER_MLP_DIM": Key(2048, at_least(1)),
+    # Folder that keeps the features of SAM's frozen encoder in half precision, by the image's
+    # content and the encoder: each image is then encoded once. No augmentation. "" = none.
+    "MODEL.EXPERT.FEATURE_CACHE": Key(""),
     # ---- Input
     # Side of the square network input in pixels.
     "INPUT.SIZE": Key(336, at_least(1)),

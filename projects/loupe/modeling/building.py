@@ -16,8 +16,10 @@ from loupe.modeling.backbone import VIT, PerceptionEncoder
 from loupe.modeling.classification_criterion import ClassificationCriterion
 from loupe.modeling.classifier import PatchAwareClassifier
 from loupe.modeling.forensic.patch_embedding import WITH_GREY_LEVELS
+from loupe.modeling.lora import add_adapters
 from loupe.modeling.mask_criterion import MaskCriterion, MaskLossWeights
 from loupe.modeling.matcher import MatchingCosts
+from loupe.modeling.plain_vit import PlainViT
 from loupe.modeling.segmenter import Segmenter
 
 
@@ -102,7 +104,47 @@ def build_perception_encoder(
     cfg: CfgNode, input_shape: ShapeSpec | None = None
 ) -> PerceptionEncoder:
     """Detectron2's entry: `MODEL.BACKBONE.NAME: build_perception_encoder`."""
-    return PerceptionEncoder(**encoder_arguments(cfg))
+    return with_adapters(cfg, PerceptionEncoder(**encoder_arguments(cfg)))
+
+
+@BACKBONE_REGISTRY.register()
+def build_plain_vit(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> PlainViT:
+    """Detectron2's entry: `MODEL.BACKBONE.NAME: build_plain_vit`.
+
+    Raises:
+        ValueError: Published weights do not go with MODEL.PIXEL_MEAN and MODEL.PIXEL_STD.
+    """
+    vit = cfg.MODEL.VIT
+    brought = cfg.MODEL.WEIGHTS and "backbone" not in cfg.MODEL.NEW_PARTS
+    backbone = PlainViT(
+        name=vit.NAME,
+        image_size=cfg.MODEL.EXPERT.TOWER_SIZE or cfg.INPUT.SIZE,
+        weights="" if brought else vit.WEIGHTS,
+        depth=vit.DEPTH,
+    )
+    for key, expected in zip(("PIXEL_MEAN", "PIXEL_STD"), backbone.pixel_statistics, strict=True):
+        pairs = zip(cfg.MODEL[key], expected, strict=True)
+        if vit.WEIGHTS and any(abs(ours - theirs) > 0.5 for ours, theirs in pairs):
+            raise ValueError(
+                f"MODEL.{key} is {list(cfg.MODEL[key])}; {vit.NAME} was trained with "
+                f"{[round(value, 3) for value in expected]}: set these"
+            )
+    return with_adapters(cfg, backbone)
+
+
+def with_adapters(cfg: CfgNode, backbone: Any) -> Any:
+    """The backbone, with the adapters of MODEL.LORA if there are any.
+
+    Raises:
+        ValueError: The backbone is frozen, and its adapters with it.
+    """
+    lora = cfg.MODEL.LORA
+    if lora.RANK and "backbone" in cfg.MODEL.FREEZE:
+        raise ValueError(
+            "MODEL.LORA.RANK adapts the backbone, but MODEL.FREEZE names it: take it out (adapters "
+            "keep the encoder's own weights as they are)"
+        )
+    return add_adapters(backbone, rank=lora.RANK, alpha=lora.ALPHA)
 
 
 def build_classifier(cfg: CfgNode, backbone: PerceptionEncoder) -> PatchAwareClassifier:

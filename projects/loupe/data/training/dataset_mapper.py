@@ -291,7 +291,8 @@ def _image_tensor(image: np.ndarray, canvas: tuple[int, int]) -> torch.Tensor:
 
 
 def _identity(dataset_dict: dict[str, Any]) -> dict[str, Any]:
-    return {"file_name": dataset_dict["file_name"], "image_id": dataset_dict["image_id"]}
+    identity = {"file_name": dataset_dict["file_name"], "image_id": dataset_dict["image_id"]}
+    return identity | ({"wholly_forged": True} if dataset_dict.get("wholly_forged") else {})
 
 
 def _ground_truth(dataset_dict: dict[str, Any], mask: np.ndarray | None) -> GroundTruth:
@@ -301,6 +302,7 @@ def _ground_truth(dataset_dict: dict[str, Any], mask: np.ndarray | None) -> Grou
         mask=mask >= 0.5 if label == 1 and mask is not None else None,
         technique=dataset_dict.get("technique", ""),
         source=dataset_dict.get("source", ""),
+        wholly_forged=bool(dataset_dict.get("wholly_forged", False)),
     )
 
 

@@ -1,0 +1,215 @@
+"""The expert on our own encoder; for each bug of the released stage 1 a test that it is absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from loupe import add_loupe_config
+from loupe.modeling.expert.feature_cache import FeatureCache
+from loupe.modeling.expert.view import crop_view, whole_view
+from loupe.structures import GroundTruth
+from tests.modeling.expert.sizes import reference_options
+
+SIZE = 64
+Item = dict[str, object]
+
+
+@pytest.fixture
+def item(make_item) -> object:
+    """`item(seed, ...)`: a training item at the size of the expert."""
+
+    def make(seed: int = 0, *, label: int = 1, valid: tuple[int, int] = (SIZE, SIZE)) -> Item:
+        return make_item(seed, label=label, valid_size=valid, size=SIZE)
+
+    return make
+
+
+def predictions(model, items: list[Item]) -> list[Item]:
+    with torch.no_grad():
+        return model.eval()(items)
+
+
+# ---- Bugs of the released code
+
+
+def test_another_label_in_evaluation_changes_no_bit(build_expert, item):
+    # Released: the true class decides whether there is a mask.
+    model = build_expert()
+    truths = [GroundTruth(0, None), GroundTruth(1, np.ones((50, 70), bool))]
+    truths.append(GroundTruth(1, np.ones((50, 70), bool), wholly_forged=True))
+    found = [
+        predictions(model, [item() | {"ground_truth": truth, "label": truth.label}])[0]
+        for truth in truths
+    ]
+    for other in found[1:]:
+        assert other["forgery_score"] == found[0]["forgery_score"]
+        assert torch.equal(other["forgery_map"], found[0]["forgery_map"])
+
+
+def test_a_soft_mask_stays_soft_in_training_and_254_is_forged(build_expert, item):
+    # Released: only pixels of exactly 1.0 count, so a mask of 254 is empty.
+    model = build_expert().train()
+    losses = []
+    for value in (0.4, 254 / 255, 1.0):
+        masked = item()
+        masked["mask"] = masked["mask"] * value
+        losses.append(float(model([masked])["loss_mask_dice"].detach()))
+    assert losses[1] == pytest.approx(losses[2], rel=1e-3)
+    assert losses[0] != pytest.approx(losses[2], rel=2e-2)
+
+
+def test_a_mixed_batch_of_two_sizes_is_the_sum_of_its_images(build_expert, item):
+    # Released: sizes are taken by the count of tampered images, so mixed batches fail or mix up.
+    model = build_expert("MODEL.FREEZE", []).train()
+    items = [item(0, label=0, valid=(40, 64)), item(1, valid=(64, 48)), item(2, label=0), item(3)]
+    counts = model.loss_counts(items)
+    together = model(items, counts)
+    alone = [model([one], counts) for one in items]
+    for name, value in together.items():
+        total = sum(float(losses[name].detach()) for losses in alone)
+        assert float(value.detach()) == pytest.approx(total, rel=1e-5), name
+
+
+def test_the_weight_of_the_classes_holds_without_any_mask(build_expert, item):
+    # Released: total = cross-entropy where the batch has no mask, whatever its weight.
+    authentic = [item(0, label=0), item(1, label=0)]
+    single = build_expert().train()(authentic)["loss_class"]
+    double = build_expert("MODEL.EXPERT.CLASS_WEIGHT", 2.0).train()(authentic)
+    assert float(double["loss_class"].detach()) == pytest.approx(2 * float(single.detach()))
+    assert float(double["loss_mask_bce"].detach()) == 0.0
+    sum(double.values()).backward()
+
+
+def test_sizes_and_the_number_of_classes_come_from_the_configuration(tmp_path: Path, item):
+    # Released: width 1024, 1024 px, three classes and CLIP's name are fixed in the code.
+    options = [*reference_options(tmp_path), "MODEL.EXPERT.NUM_CLASSES", 2]
+    cfg = add_loupe_config(get_cfg())
+    cfg.merge_from_list(options)
+    model = build_model(cfg)
+    (prediction,) = predictions(model, [item(valid=(40, 64))])
+    assert prediction["class_probabilities"].shape == (2,)
+    assert prediction["forgery_map"].shape == (50, 70)
+
+
+# ---- Classes, prompts, gate
+
+
+def test_images_generated_as_a_whole_teach_the_class_but_not_the_map(build_expert, item):
+    generated = item() | {"wholly_forged": True}
+    model = build_expert().train()
+    assert [model.class_index(one) for one in (item(label=0), generated, item())] == [0, 1, 2]
+    assert model.loss_counts([generated, item()]).tolist() == [2, 0, 1, 0]
+    assert float(model([generated])["loss_mask_dice"].detach()) == 0.0
+    two = build_expert("MODEL.EXPERT.NUM_CLASSES", 2)
+    assert two.class_index(generated) == 1
+    assert two.loss_counts([generated, item()]).tolist() == [2, 0, 2, 0]
+
+
+def test_an_image_without_a_known_mask_teaches_the_class_alone(build_expert, item):
+    unknown = item() | {"mask_known": False}
+    assert build_expert().loss_counts([unknown]).tolist() == [1, 0, 0, 0]
+
+
+def test_the_gate_multiplies_the_map_by_the_probability(build_expert, item):
+    (free,) = predictions(build_expert(), [item()])
+    (gated,) = predictions(build_expert("MODEL.EXPERT.GATE", "class"), [item()])
+    expected = free["forgery_map"] * free["forgery_score"]
+    torch.testing.assert_close(gated["forgery_map"], expected)
+
+
+@pytest.mark.parametrize("prompt", ["vector", "tokens"])
+def test_a_batch_of_two_is_two_batches_of_one_and_padding_says_nothing(build_expert, item, prompt):
+    model = build_expert("MODEL.EXPERT.PROMPT", prompt)
+    items = [item(0, valid=(40, 64)), item(1)]
+    together = predictions(model, items)
+    noisy = [dict(one, image=one["image"].clone()) for one in items]
+    noisy[0]["image"][:, 40:] = 200
+    for one, same in zip(noisy, together, strict=True):
+        (alone,) = predictions(model, [one])
+        assert alone["forgery_score"] == pytest.approx(same["forgery_score"], abs=1e-6)
+        torch.testing.assert_close(alone["forgery_map"], same["forgery_map"], rtol=0, atol=1e-5)
+
+
+def test_prompts_of_patches_keep_their_places(build_expert, item):
+    shapes = []
+    for prompt in ("vector", "tokens"):
+        model = build_expert("MODEL.EXPERT.PROMPT", prompt)
+        inputs = model.preprocess([item()])
+        shapes.append(model.classify(inputs, model.encode(inputs)).prompts.shape)
+    assert [tuple(shape) for shape in shapes] == [(1, 1, 32), (1, 16, 32)]
+
+
+def test_every_trained_parameter_has_a_gradient(build_expert, item):
+    model = build_expert("MODEL.FREEZE", []).train()
+    sum(model([item(0), item(1, label=0)]).values()).backward()
+    without = {name for name, p in model.named_parameters() if p.requires_grad and not p.grad.any()}
+    assert without == set()
+
+
+def test_an_unreadable_image_has_its_error_as_prediction(build_expert, item):
+    outputs = predictions(build_expert(), [{"error": "broken"}, item()])
+    assert outputs[0] == {"error": "broken"}
+    assert "forgery_map" in outputs[1]
+
+
+# ---- Geometry
+
+
+def test_tower_and_segmentation_encoder_see_the_same_image(build_expert):
+    pixels = torch.zeros(1, 3, 64, 64)
+    pixels[..., :32, :8] = 255  # A marked object at the left of a 64 x 32 image.
+    whole, sizes = whole_view(pixels, [(32, 64)], 32)
+    assert sizes == [(16, 32)]
+    assert whole[0, 0, :16, :4].min() > 200
+    assert whole[0, 0, 16:].max() == 0
+    # The released crop loses it.
+    assert crop_view(pixels, [(32, 64)], 32).max() == 0
+
+
+def test_sam_refuses_a_canvas_of_another_size(tmp_path: Path, make_item):
+    cfg = add_loupe_config(get_cfg())
+    cfg.merge_from_list(reference_options(tmp_path))
+    with pytest.raises(ValueError, match="INPUT.SIZE 64"):
+        predictions(build_model(cfg), [make_item()])
+
+
+# ---- Cached features
+
+
+def test_cached_features_are_read_back_and_know_image_and_encoder(tmp_path: Path, item):
+    cfg = add_loupe_config(get_cfg())
+    cfg.merge_from_list(reference_options(tmp_path))
+    cfg.merge_from_list(["MODEL.EXPERT.FEATURE_CACHE", str(tmp_path / "features")])
+    for name in cfg.INPUT.AUGMENTATION:
+        cfg.INPUT.AUGMENTATION[name] = 0.0
+    model = build_model(cfg)
+    first = predictions(model, [item(0), item(1, valid=(40, 64))])
+    files = sorted((tmp_path / "features").rglob("*.npy"))
+    assert len(files) == 2
+    assert np.load(files[0]).dtype == np.float16
+    model.segmentation_encoder.forward = None  # It must not be asked again.
+    again = predictions(model, [item(0), item(1, valid=(40, 64))])
+    assert all(
+        torch.equal(a["forgery_map"], b["forgery_map"]) for a, b in zip(first, again, strict=True)
+    )
+    other = build_model(cfg)
+    with torch.no_grad():
+        other.segmentation_encoder.vision.neck.conv1.weight.mul_(2)
+    pixels = torch.zeros(1, 3, 64, 64)
+    paths = {
+        FeatureCache("f").path(one.segmentation_encoder, pixels, None) for one in (model, other)
+    }
+    assert len(paths) == 2
+
+
+def test_a_cache_with_augmentation_is_refused(tmp_path: Path):
+    cfg = add_loupe_config(get_cfg())
+    cfg.merge_from_list([*reference_options(tmp_path), "MODEL.EXPERT.FEATURE_CACHE", "features"])
+    with pytest.raises(ValueError, match=r"INPUT\.AUGMENTATION\.FLIP 0"):
+        build_model(cfg)
