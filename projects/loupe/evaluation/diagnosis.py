@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 
 from loupe.evaluation.measures import THRESHOLD, Columns, measure_image
-from loupe.evaluation.metrics import METRICS, compute, has_pixels
+from loupe.evaluation.metrics import METRICS, compute
 from loupe.evaluation.pooled_histogram import PooledHistogram, merge_shards
 from loupe.evaluation.results import THRESHOLD_NOTE, Results, summarise
+from loupe.evaluation.samples import has_pixels
 from loupe.evaluation.table import RecordTable
 from loupe.structures import GroundTruth
 

@@ -95,7 +95,8 @@ class ForgeryEvaluator(DatasetEvaluator):
 
         Args:
             inputs: items with "image_id", "file_name" and "ground_truth" (a GroundTruth).
-            outputs: for each {"forgery_score", "forgery_map"} (the map may be None), or {"error"}.
+            outputs: for each {"forgery_score", "forgery_map"} (the map may be None) and perhaps
+                "class_probabilities", or {"error"}.
 
         Raises:
             ValueError: a map or probability cannot be what it should be; names the image.
@@ -109,7 +110,14 @@ class ForgeryEvaluator(DatasetEvaluator):
             if truth is None:
                 self._unlabelled.add(image_id)
                 continue
-            self.add(image_id, name, truth, output["forgery_score"], output.get("forgery_map"))
+            self.add(
+                image_id,
+                name,
+                truth,
+                output["forgery_score"],
+                output.get("forgery_map"),
+                output.get("class_probabilities"),
+            )
 
     def add(
         self,
@@ -118,6 +126,7 @@ class ForgeryEvaluator(DatasetEvaluator):
         truth: GroundTruth,
         probability: float | None,
         forgery_map: Any,
+        class_probabilities: Any = None,
     ) -> None:
         """Measures one image; one that was added before is left out.
 
@@ -127,6 +136,7 @@ class ForgeryEvaluator(DatasetEvaluator):
             truth: label and mask.
             probability: that the image is forged; None or NaN where there is none.
             forgery_map: (H, W) tensor or array at the image's own size, or None.
+            class_probabilities: (K,) tensor or array of the model's classes, or None.
         """
         if image_id in self._table:
             return
@@ -137,6 +147,9 @@ class ForgeryEvaluator(DatasetEvaluator):
             None if forgery_map is None else np.asarray(forgery_map),
             protocols=self.protocols,
             benco_size=self.benco_size,
+            class_probabilities=(
+                None if class_probabilities is None else np.asarray(class_probabilities)
+            ),
         )
         self._table.append(image_id, measures, truth.technique, truth.source)
         if levels is not None:

@@ -19,12 +19,12 @@ from loupe.evaluation.curves import (
     count_levels,
     curve_of,
 )
-from loupe.evaluation.protocols import benco_measures, trufor_measures
-from loupe.structures import THRESHOLD, GroundTruth
+from loupe.evaluation.protocols import benco_measures, ifdl_measures, trufor_measures
+from loupe.structures import CLASSES, THRESHOLD, GroundTruth, class_of
 
 # An authentic image counts as a false alarm from a forged region of this fraction of it.
 ALARM_FRACTION = 0.01
-PROTOCOLS = ("benco", "trufor", "mvss", "sida")
+PROTOCOLS = ("benco", "trufor", "mvss", "sida", "ifdl")
 # The peer's own default size; `None` means the image's own size (its padding protocol).
 BENCO_SIZE = 512
 
@@ -56,6 +56,10 @@ class ImageMeasures(NamedTuple):
         benco_auc: IMDL-BenCo's AUC at its network size, with its rule for ties.
         trufor_fixed: TruFor's F1 at 0.5; NaN for an authentic image.
         trufor_best: TruFor's F1 at the best threshold; NaN for an authentic image.
+        true_class: index in CLASSES; NaN, like the next, where no class was predicted.
+        predicted_class: the same, as the model says.
+        ifdl_hits: tampered images only: forged pixels found, as IFDL-VLM counts them.
+        ifdl_union: pixels that are forged, called forged or both, likewise.
     """
 
     label: Number
@@ -73,6 +77,10 @@ class ImageMeasures(NamedTuple):
     benco_auc: Number = math.nan
     trufor_fixed: Number = math.nan
     trufor_best: Number = math.nan
+    true_class: Number = math.nan
+    predicted_class: Number = math.nan
+    ifdl_hits: Number = math.nan
+    ifdl_union: Number = math.nan
 
 
 # `ImageMeasures` of n images: every field is an array (n,).
@@ -157,6 +165,19 @@ def _own_size_measures(levels: LevelCounts) -> dict[str, float]:
     return measures
 
 
+def class_measures(truth: GroundTruth, class_probabilities: np.ndarray | None) -> dict[str, float]:
+    """True and predicted class of an image; nothing where the model has no classes.
+
+    Of two classes the second is "tampered", and images generated as a whole belong to it, too.
+    """
+    if class_probabilities is None:
+        return {}
+    two = len(class_probabilities) == 2
+    predicted = int(np.argmax(class_probabilities))
+    true = CLASSES.index(class_of(truth.label, truth.wholly_forged and not two))
+    return {"true_class": true, "predicted_class": 2 * predicted if two else predicted}
+
+
 def measure_image(
     name: str,
     truth: GroundTruth,
@@ -165,6 +186,7 @@ def measure_image(
     *,
     protocols: tuple[str, ...] = PROTOCOLS,
     benco_size: int | None = BENCO_SIZE,
+    class_probabilities: np.ndarray | None = None,
 ) -> tuple[ImageMeasures, LevelCounts | None]:
     """Measures one image.
 
@@ -175,6 +197,7 @@ def measure_image(
         forgery_map: (H, W) at the truth's size, or None where there is no map.
         protocols: which peers' protocols to measure as well.
         benco_size: network size for `benco`.
+        class_probabilities: (K,) of the model's classes, K = 2 or 3; None where it has none.
 
     Returns:
         The numbers, and the counts of the scores of a forged image's pixels (None otherwise).
@@ -185,14 +208,16 @@ def measure_image(
     if not (math.isnan(probability) or 0 <= probability <= 1):
         raise ValueError(f"{name}: the probability is {probability}; needed is one in [0, 1]")
     label = int(truth.label)
+    classes = class_measures(truth, class_probabilities)
     if forgery_map is None:
-        return ImageMeasures(label, probability), None
+        return ImageMeasures(label, probability, **classes), None
     shape = None if truth.mask is None else truth.mask.shape
     forgery_map = checked_map(forgery_map, name, shape)
     mask = _known_mask(truth, forgery_map.shape)
     if mask is None:
         scale = 255.0 if forgery_map.dtype == np.uint8 else 1.0
-        return ImageMeasures(label, probability, map_maximum=float(forgery_map.max()) / scale), None
+        maximum = float(forgery_map.max()) / scale
+        return ImageMeasures(label, probability, map_maximum=maximum, **classes), None
     levels = count_levels(forgery_map, mask)
     numbers = _own_size_measures(levels)
     if not label:
@@ -202,4 +227,7 @@ def measure_image(
         numbers |= benco_measures(forgery_map, mask, benco_size)
     if "trufor" in protocols and label:
         numbers |= trufor_measures(forgery_map, mask)
+    if "ifdl" in protocols and classes and label and not truth.wholly_forged:
+        numbers |= ifdl_measures(forgery_map, mask)
+    numbers |= classes
     return ImageMeasures(label, probability, **numbers), levels if label else None

@@ -11,11 +11,11 @@ resampled values. A metric that is not defined is NaN, never 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 import numpy as np
 
 from loupe.evaluation.calibration import calibration_error
+from loupe.evaluation.class_metrics import CLASS_METRICS, classified
 from loupe.evaluation.curves import (
     area_under_roc,
     average_precision,
@@ -25,7 +25,19 @@ from loupe.evaluation.curves import (
     true_positive_rate_at,
 )
 from loupe.evaluation.measures import ALARM_FRACTION, PROTOCOLS, Columns
-from loupe.evaluation.samples import Confusion, Sample, has_pixels
+from loupe.evaluation.metric import (
+    AUTHENTIC,
+    AUTHENTIC_IMAGES,
+    BOTH,
+    FORGED,
+    FORGED_IMAGES,
+    IMAGES,
+    Metric,
+    authentic_pixels,
+    having,
+    mean_of,
+)
+from loupe.evaluation.samples import Confusion, Sample
 
 
 def _calibration_error(s: Sample) -> np.ndarray:
@@ -67,7 +79,7 @@ def _authentic_pixel_alarms(s: Sample) -> np.ndarray:
 
 def _authentic_region_alarms(s: Sample) -> np.ndarray:
     alarm = (s.columns.largest_region >= ALARM_FRACTION).astype(float)
-    return s.mean(alarm, _authentic_pixels(s.columns))
+    return s.mean(alarm, authentic_pixels(s.columns))
 
 
 def _ddl2025_overall(s: Sample) -> np.ndarray:
@@ -94,97 +106,6 @@ def _sida_giou(s: Sample) -> np.ndarray:
     hits, alarms, missed, _ = s.pixel_confusion
     union = hits + alarms + missed
     return s.mean(np.where(union == 0, 1.0, hits / (union + 1e-5)), s.forged)
-
-
-class Need(NamedTuple):
-    """What a set must have for a metric to be defined.
-
-    Attributes:
-        met: whether it has it.
-        reason: what a report says if not.
-    """
-
-    met: Callable[[Columns], bool]
-    reason: str
-
-
-def _scored(columns: Columns) -> np.ndarray:
-    return ~np.isnan(columns.probability)
-
-
-def _forged_pixels(columns: Columns) -> np.ndarray:
-    return has_pixels(columns) & (columns.label > 0)
-
-
-def _authentic_pixels(columns: Columns) -> np.ndarray:
-    return has_pixels(columns) & (columns.label == 0)
-
-
-class Support(NamedTuple):
-    """Which images enter a metric, and why it may be undefined.
-
-    Attributes:
-        images: (n,) bool, those that enter.
-        needs: what the set must have, most basic first.
-    """
-
-    images: Callable[[Columns], np.ndarray]
-    needs: tuple[Need, ...]
-
-
-PROBABILITIES = Need(lambda c: bool(_scored(c).any()), "the predictions hold no image scores")
-FORGED = Need(lambda c: bool((c.label > 0).any()), "the set has no forged image")
-AUTHENTIC = Need(lambda c: bool((c.label == 0).any()), "the set has no authentic image")
-PIXELS = Need(lambda c: bool(has_pixels(c).any()), "no image has both a map and a known mask")
-AUTHENTIC_PIXELS = Need(lambda c: bool(_authentic_pixels(c).any()), "no authentic image has a map")
-
-IMAGES = Support(_scored, (PROBABILITIES, FORGED, AUTHENTIC))
-FORGED_IMAGES = Support(_forged_pixels, (FORGED, PIXELS))
-AUTHENTIC_IMAGES = Support(_authentic_pixels, (AUTHENTIC, AUTHENTIC_PIXELS))
-BOTH = Support(lambda c: _scored(c) | _forged_pixels(c), (*IMAGES.needs, PIXELS))
-
-
-def _having(field: str, *needs: Need) -> Support:
-    """Images of which a number could be measured."""
-    return Support(lambda columns: ~np.isnan(getattr(columns, field)), (*needs, FORGED, PIXELS))
-
-
-class Metric(NamedTuple):
-    """One row of the table.
-
-    Attributes:
-        name: group and key, e.g. "pixel/F1-pooled".
-        definition: one line; the exact words are in docs/metrics.md.
-        function: of a `Sample` -> (R,); of the `Curve` of all pixels of all forged images -> ()
-            where `of_pixels`.
-        support: the images that enter, and why the metric may be undefined.
-        of_pixels: the function needs the probabilities of all pixels at once.
-        range: of the values.
-    """
-
-    name: str
-    definition: str
-    function: Callable[..., np.ndarray]
-    support: Support
-    of_pixels: bool = False
-    range: tuple[float, float] = (0.0, 1.0)
-
-    @property
-    def group(self) -> str:
-        """Part of the name before the slash."""
-        return self.name.split("/", 1)[0]
-
-    def why_undefined(self, columns: Columns) -> str:
-        """The most basic need that a set does not meet."""
-        if len(columns.label) == 0:
-            return "no image was scored"
-        unmet = (need.reason for need in self.support.needs if not need.met(columns))
-        return next(unmet, f"no image defines {self.name.split('/', 1)[1]}")
-
-
-def _mean_of(field: str) -> Callable[[Sample], np.ndarray]:
-    """Mean of a measured number over the images that have it."""
-    return lambda s: s.mean(getattr(s.columns, field))
 
 
 _TABLE = (
@@ -265,8 +186,8 @@ _TABLE = (
     Metric(
         "pixel/F1-best-image",
         "F1 at each forged image's own best threshold (an oracle), mean",
-        _mean_of("best_f1"),
-        _having("best_f1"),
+        mean_of("best_f1"),
+        having("best_f1"),
     ),
     Metric(
         "pixel/F1-best-pooled",
@@ -278,8 +199,8 @@ _TABLE = (
     Metric(
         "pixel/AUC-image",
         "pixel ROC area of each forged image, then the mean",
-        _mean_of("pixel_auc"),
-        _having("pixel_auc"),
+        mean_of("pixel_auc"),
+        having("pixel_auc"),
     ),
     Metric(
         "pixel/AUC-pooled",
@@ -319,39 +240,39 @@ _TABLE = (
     Metric(
         "benco/F1",
         "IMDL-BenCo: per image at network size, authentic images enter as 0",
-        _mean_of("benco_f1"),
-        _having("benco_f1"),
+        mean_of("benco_f1"),
+        having("benco_f1"),
     ),
-    Metric("benco/IoU", "IMDL-BenCo: likewise", _mean_of("benco_iou"), _having("benco_f1")),
+    Metric("benco/IoU", "IMDL-BenCo: likewise", mean_of("benco_iou"), having("benco_f1")),
     Metric(
         "benco/AUC",
         "IMDL-BenCo: likewise; tied pixels are ranked in reading order",
-        _mean_of("benco_auc"),
-        _having("benco_auc"),
+        mean_of("benco_auc"),
+        having("benco_auc"),
     ),
     Metric(
         "trufor/F1-fixed",
         "TruFor: forged images, edge band dropped, larger of map and inverse, 0.5",
-        _mean_of("trufor_fixed"),
-        _having("trufor_fixed"),
+        mean_of("trufor_fixed"),
+        having("trufor_fixed"),
     ),
     Metric(
         "trufor/F1-best",
         "TruFor: likewise, at each image's best threshold (an oracle)",
-        _mean_of("trufor_best"),
-        _having("trufor_best"),
+        mean_of("trufor_best"),
+        having("trufor_best"),
     ),
     Metric(
         "mvss/F1-image",
         "MVSS-Net: 2 sen spe / (sen + spe), an image's probability is its map's maximum",
         _mvss_image_f1,
-        _having("map_maximum", FORGED, AUTHENTIC),
+        having("map_maximum", FORGED, AUTHENTIC),
     ),
     Metric(
         "mvss/F1-combined",
         "MVSS-Net: harmonic mean of that and the per-image pixel F1",
         _mvss_combined,
-        _having("map_maximum", FORGED, AUTHENTIC),
+        having("map_maximum", FORGED, AUTHENTIC),
     ),
     Metric(
         "sida/gIoU",
@@ -365,14 +286,27 @@ _TABLE = (
         _pooled(lambda t: t.hits / (t.hits + t.alarms + t.missed + 1e-10)),
         FORGED_IMAGES,
     ),
+    *CLASS_METRICS,
 )
 METRICS = {metric.name: metric for metric in _TABLE}
 
 
-def metrics_of(protocols: Iterable[str] = PROTOCOLS) -> list[Metric]:
-    """The rows that a report shows: Loupe's own and those of the peers' protocols asked for."""
+def metrics_of(
+    protocols: Iterable[str] = PROTOCOLS, columns: Columns | None = None
+) -> list[Metric]:
+    """The rows that a report shows: Loupe's own and those of the peers' protocols asked for.
+
+    Args:
+        protocols: of the peers.
+        columns: the images; rows of classes are shown where a class was predicted of some.
+    """
     left_out = set(PROTOCOLS) - set(protocols)
-    return [metric for metric in METRICS.values() if metric.group not in left_out]
+    with_classes = columns is not None and classified(columns)
+    return [
+        metric
+        for metric in METRICS.values()
+        if metric.group not in left_out and (with_classes or not metric.of_classes)
+    ]
 
 
 def compute(
@@ -387,5 +321,6 @@ def compute(
     """
     weights = np.ones((1, len(columns.label))) if weights is None else weights
     sample = Sample(columns, weights)
-    names = [name for name, row in METRICS.items() if not row.of_pixels] if names is None else names
+    if names is None:
+        names = [row.name for row in metrics_of(columns=columns) if not row.of_pixels]
     return {name: METRICS[name].function(sample) for name in names}

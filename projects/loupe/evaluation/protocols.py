@@ -9,16 +9,46 @@ import math
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from loupe.evaluation.curves import LevelCounts, count_levels
 
 TRUFOR_ERODE, TRUFOR_DILATE = 15, 11
+# Longest side at which IFDL-VLM compares, in pixels.
+IFDL_SIDE = 1024
 
 
 def _as_float(forgery_map: np.ndarray) -> np.ndarray:
     if forgery_map.dtype == np.uint8:
         return forgery_map.astype(np.float32) / np.float32(255)
     return forgery_map
+
+
+def ifdl_measures(
+    forgery_map: np.ndarray, mask: np.ndarray, side: int = IFDL_SIDE
+) -> dict[str, float]:
+    """Intersection and union of one tampered image, as IFDL-VLM (and SIDA before it) count them.
+
+    Map and mask are compared at a longest side of 1024; a pixel of the 8-bit mask that resizing or
+    its file has made other than 255 counts as authentic.
+
+    Args:
+        forgery_map: (H, W) uint8 or float32 in [0, 1].
+        mask: (H, W) bool, or uint8 with 255 = forged.
+        side: longest side in pixels.
+    """
+    height, width = mask.shape
+    scale = side / max(height, width)
+    size = (int(width * scale + 0.5), int(height * scale + 0.5))
+    scores = cv2.resize(_as_float(forgery_map), size, interpolation=cv2.INTER_LINEAR)
+    levels = mask.astype(np.uint8) * np.uint8(255) if mask.dtype == bool else mask
+    # The published code resizes by Pillow, which averages where it shrinks.
+    resized = np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BILINEAR))
+    forged, called = resized == 255, scores > 0.5
+    return {
+        "ifdl_hits": float(np.count_nonzero(forged & called)),
+        "ifdl_union": float(np.count_nonzero(forged | called)),
+    }
 
 
 def area_with_ties_in_order(scores: np.ndarray, forged: np.ndarray) -> float:

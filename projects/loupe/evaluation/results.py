@@ -11,8 +11,10 @@ import numpy as np
 from loupe.evaluation.bootstrap import RESAMPLES, bootstrap
 from loupe.evaluation.calibration import ReliabilityBin, reliability_curve
 from loupe.evaluation.measures import PROTOCOLS, Columns, ImageMeasures
-from loupe.evaluation.metrics import METRICS, Metric, compute, has_pixels, metrics_of
+from loupe.evaluation.metric import Metric
+from loupe.evaluation.metrics import METRICS, compute, metrics_of
 from loupe.evaluation.pooled_histogram import PooledHistogram, best_threshold, pooled_estimates
+from loupe.evaluation.samples import has_pixels
 from loupe.evaluation.table import RecordTable
 from loupe.writing import plain
 
@@ -207,7 +209,7 @@ def summarise(
     """
     unreadable = dict(sorted((unreadable or {}).items()))
     columns = table.columns()
-    metrics = metrics_of(protocols)
+    metrics = metrics_of(protocols, columns)
     pooled, notes = _estimate_pooled(histogram, repeated, columns, metrics)
     estimates = estimate(columns, metrics, resamples, seed) | pooled
     forged = columns.label > 0
