@@ -55,8 +55,10 @@ def command(part: str, arguments: argparse.Namespace, steps: int, output: Path) 
     sizes, sets = group_settings(config)
     shares = yaml.safe_load(config.read_text(encoding="utf-8"))["DATALOADER"]["GROUP_SHARES"]
     pool = arguments.output / "pool"
-    # A packed folder has no photographs of MISD: the sets that need their list are left out.
-    kept = [number for number, name in enumerate(sets) if "output/list/" not in name]
+    # A packed folder has neither MISD's photographs nor real forgeries: sets that need their lists
+    # are left out.
+    listed = ("output/list/", "output/real/")
+    kept = [i for i, name in enumerate(sets) if not any(folder in name for folder in listed)]
     names = [sets[number].replace("output/pool", str(pool)) for number in kept]
     folder = arguments.output
     start = {

@@ -425,6 +425,8 @@ def test_the_threshold_of_the_map_moves_to_one_half(build: Build, make_item: Mak
     assert (shifted.flatten()[raw.flatten().argsort()].diff() >= 0).all()
     assert shifted.min() >= 0
     assert shifted.max() <= 1
+    model.mask_from_probability = model([item])[0]["forgery_score"] + 1e-3
+    assert torch.equal(model([item])[0]["forgery_map"], raw)
 
 
 def test_pixels_are_normalised_to_minus_one_to_one(tiny_model: Loupe, make_item: MakeItem):

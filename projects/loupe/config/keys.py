@@ -132,9 +132,11 @@ KEYS = {
     # Fraction of the patch map in the forgery map; 0 = the masks alone (paper). Masks learn
     # nothing from images called authentic, so there the patch map alone ranks the pixels.
     "MODEL.SEGMENTER.PATCH_SHARE": Key(0.0, FRACTION),
-    # Value of the raw forgery map that becomes 0.5, by a shift of its odds; chosen on validation
-    # images, so that 0.5 is the threshold everywhere.
+    # Value of the raw forgery map that becomes 0.5, by a shift of its odds, so that 0.5 is the
+    # threshold everywhere; of images that the classifier gives at least this probability. Others
+    # keep their map, and with it their few false alarms. Both are chosen on validation images.
     "MODEL.SEGMENTER.MASK_FROM": Key(0.5, between(0.01, 0.99)),
+    "MODEL.SEGMENTER.MASK_FROM_PROBABILITY": Key(0.0, FRACTION),
     # Predict a box for each query; adds L1 and GIoU to losses and matching.
     "MODEL.SEGMENTER.PREDICT_BOXES": Key(False),
     # Loss weights: lambda of Eq. 4, and the box loss (paper: 2).

@@ -54,6 +54,7 @@ def model_arguments(cfg: CfgNode) -> dict[str, Any]:
         "predicted_condition": segmenter.PREDICTED_CONDITION,
         "patch_share": segmenter.PATCH_SHARE,
         "mask_from": segmenter.MASK_FROM,
+        "mask_from_probability": segmenter.MASK_FROM_PROBABILITY,
         "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
     }

@@ -72,6 +72,7 @@ class Loupe(nn.Module):
         condition_jitter, predicted_condition: See `training_condition`.
         patch_share: Fraction of the patch map in the forgery map of a model with a segmenter.
         mask_from: Value of the raw forgery map that becomes 0.5.
+        mask_from_probability: Only of images with at least this probability.
         pixel_mean: Mean of RGB pixels, 0..255.
         pixel_std: Their deviation.
     """
@@ -90,6 +91,7 @@ class Loupe(nn.Module):
         predicted_condition: float,
         patch_share: float,
         mask_from: float,
+        mask_from_probability: float,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
     ) -> None:
@@ -100,7 +102,8 @@ class Loupe(nn.Module):
         self.classification_criterion = classification_criterion
         self.mask_criterion = mask_criterion
         self.condition_jitter, self.predicted_condition = condition_jitter, predicted_condition
-        self.patch_share, self.mask_from = patch_share, mask_from
+        self.patch_share = patch_share
+        self.mask_from, self.mask_from_probability = mask_from, mask_from_probability
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
         unknown = set(frozen) - set(PARTS)
@@ -253,7 +256,8 @@ class Loupe(nn.Module):
             size = (item["height"], item["width"])
             window = item.get("window", (0, 0, item["width"], item["height"]))
             forgery_map = paste_map(forged, item["valid_size"], window, size)
-            forgery_map = shift_odds(forgery_map, self.mask_from)
+            if probability[i] >= self.mask_from_probability:
+                forgery_map = shift_odds(forgery_map, self.mask_from)
             orientation, patch_map = item.get("orientation", 1), patch_maps[i]
             prediction = {
                 "forgery_score": float(probability[i]),
