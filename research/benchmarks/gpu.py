@@ -1,16 +1,19 @@
-"""Everything about Loupe that needs a GPU, in one call of under ten minutes and one JSON file.
+"""Everything about Loupe that needs a GPU, in one call of four minutes and one JSON file.
 
-    python -m research.benchmarks.gpu --output results.json
+    python -m research.benchmarks.gpu --release FOLDER --output results.json
 
 In order: build of the CUDA operator, its tests (gradcheck, opcheck, CPU = CUDA gradients,
-determinism), times against rivals, a step of stage 1 and of stage 2 with PE-L/14 at 336 px. A part
-that fails is recorded with its error and the next one runs; nothing starts after the time is up.
+determinism); inference and training steps of whole models with PE-L/14 at 336 px in bfloat16, ours
+and the release's (`research.benchmarks.models` says what FOLDER and PYTHONPATH need), ours with a
+compiled encoder, too; the operator against rivals. A part that fails is recorded with its error and
+the next one runs; nothing starts after the time is up.
 
 results/gpu.json is its first run; docs/ms_deform_attn.md has the table.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import json
@@ -31,8 +34,15 @@ from loupe.writing import write_text
 from research.measuring import machine, parser_of
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 9 * 60.0
+LIMIT = 200.0  # Seconds; nothing starts afterwards.
 STARTED = perf_counter()
+BATCHES = (
+    ("inference", 1),
+    ("inference", 16),
+    ("stage 2", 16),
+    ("stage 2", 40),
+    ("stage 1", 48),
+)
 LARGE = 100 << 20  # bytes; above the second-level cache of every GPU named here
 
 
@@ -167,8 +177,8 @@ def operator() -> dict[str, Any]:
     """All sizes and types, as far as the time goes."""
     result: dict[str, Any] = {}
     for dtype in (torch.float32, torch.bfloat16):
-        for pixels, batch in ((336, 8), (336, 40), (512, 8), (336, 96), (512, 40)):
-            if elapsed() > LIMIT - 120:
+        for pixels, batch in ((336, 40), (336, 8), (512, 8)):
+            if elapsed() > LIMIT:
                 break
             name = f"{pixels} px, batch {batch}, {str(dtype).removeprefix('torch.')}"
             result[name] = operator_case(pixels, batch, dtype)
@@ -176,61 +186,67 @@ def operator() -> dict[str, Any]:
     return result
 
 
-def training_step(
-    config_file: str, batch: int, device: str = "cuda", changes: tuple[Any, ...] = ()
-) -> dict[str, Any]:
-    """Seconds and memory of a training step on random images, with random encoder weights."""
-    from detectron2.config import get_cfg
-    from detectron2.modeling import build_model
-
-    import loupe.modeling  # noqa: F401  Registers the meta-architecture with Detectron2.
-    from loupe.config import add_loupe_config, merge_file
-
-    cfg = get_cfg()
-    add_loupe_config(cfg)
-    merge_file(cfg, ROOT / "configs" / config_file)
-    cfg.merge_from_list(list(changes))
-    cfg.MODEL.DEVICE = device
-    cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.PERCEPTION_ENCODER.WEIGHTS = ""
-    model = build_model(cfg).train()
-    side = cfg.INPUT.SIZE
-    generator = torch.Generator().manual_seed(0)
-    items = []
-    for index in range(batch):
-        mask = torch.zeros(side, side)
-        if index % 2:
-            mask[side // 4 : side // 2, side // 4 : side // 2] = 1
-        pixels = torch.randint(0, 256, (3, side, side), generator=generator, dtype=torch.uint8)
-        item = {"image": pixels, "valid_size": (side, side), "label": float(index % 2)}
-        item |= {"mask": mask, "regions": mask.to(torch.int32), "image_id": index}
-        item |= {"height": side, "width": side}
-        items.append(item)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4)
-    losses: dict[str, torch.Tensor] = {}
-
-    def step(_: int) -> None:
-        with torch.autocast(device, dtype=torch.bfloat16):
-            losses.update(model(items))
-        sum(losses.values()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
+def model_row(step: Callable[[int], Any], seconds: float = 2.0) -> dict[str, Any]:
+    """Milliseconds of a call of a whole model, and the peak of the GPU's memory."""
     torch.cuda.reset_peak_memory_stats()
-    time = milliseconds(step, seconds=10.0)
-    return {
-        "batch": batch,
-        "milliseconds": time,
-        "peak_gigabytes": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-        "losses": {name: round(float(loss.detach()), 4) for name, loss in losses.items()},
-        "finite": all(bool(loss.isfinite()) for loss in losses.values()),
-    }
+    value = step(0)
+    row: dict[str, Any] = {"milliseconds": milliseconds(step, seconds)}
+    row["peak_gigabytes"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    if isinstance(value, float):
+        row |= {"first loss": round(value, 4), "last loss": round(step(1), 4)}
+    return row
+
+
+def guarded_row(make: Callable[[], Callable[[int], Any]]) -> dict[str, Any]:
+    """The row, or its error: memory may not suffice for the release."""
+    try:
+        return model_row(make())
+    except Exception as error:
+        return {"error": repr(error)[:300]}
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def released_models(folder: Path) -> dict[str, Any]:
+    """The release's inference and steps in bfloat16, in the batches of ours."""
+    from research.benchmarks import models, released_model
+
+    model = released_model.build(folder).cuda()
+    rows = {}
+    for part, size in BATCHES:
+        make = partial(models.released_step, model, part, size, "bfloat16", "cuda")
+        rows[f"{part}, batch {size}"] = guarded_row(make)
+    return rows
+
+
+def our_models(mode: str = "") -> dict[str, Any]:
+    """Ours: plain, with compiled blocks ("blocks"), or the whole encoder as a CUDA graph."""
+    from research.benchmarks import models
+
+    rows: dict[str, Any] = {}
+    model, built = None, ""
+    for part, size in BATCHES:
+        if elapsed() > LIMIT:
+            break
+        kind = "stage 1" if part == "stage 1" else "stage 2"
+        if kind != built:
+            model, built = models.our_model(part, "cuda"), kind
+            vit = model.backbone.vit
+            if mode == "blocks":
+                for block in vit.blocks:
+                    block.compile()
+            elif mode == "graph":
+                vit.forward_features = torch.compile(vit.forward_features, mode="reduce-overhead")
+        make = partial(models.our_step, model, part, size, "bfloat16", "cuda")
+        rows[f"{part}, batch {size}"] = guarded_row(make)
+    return rows
 
 
 def main() -> None:
     """Run all parts and write the file after each, so that a stop loses nothing."""
     parser = parser_of(__doc__)
+    parser.add_argument("--release", type=Path, default=ROOT / "output" / "release")
     parser.set_defaults(output=Path(__file__).parent / "results" / "gpu.json")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -244,13 +260,15 @@ def main() -> None:
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "build": build,
         "tests": tests,
-        "stage 1 step": partial(training_step, "loupe_stage1.yaml", 48),
-        "stage 2 step": partial(training_step, "loupe_stage2.yaml", 40),
+        "ours": our_models,
+        "release": partial(released_models, arguments.release),
+        "ours, compiled blocks": partial(our_models, "blocks"),
         "operator": operator,
+        "ours, CUDA graph": partial(our_models, "graph"),
     }
     for name, part in parts.items():
         begun = elapsed()
-        if begun > LIMIT - 60:
+        if begun > LIMIT:
             report[name] = {"skipped": "the time was up"}
         else:
             try:
