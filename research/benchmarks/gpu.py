@@ -1,10 +1,10 @@
 """Everything about Loupe that needs a GPU, in one call of four minutes and one JSON file.
 
-    python -m research.benchmarks.gpu --release FOLDER --output results.json
+    python -m research.benchmarks.gpu --output FILE
 
 In order: build of the CUDA operator, its tests (gradcheck, opcheck, CPU = CUDA gradients,
 determinism); inference and training steps of whole models with PE-L/14 at 336 px in bfloat16, ours
-and the release's (`research.benchmarks.models` says what FOLDER and PYTHONPATH need), ours with a
+and the release's (`research.benchmarks.models` says what PYTHONPATH needs for it), ours with a
 compiled encoder, too; the operator against rivals. A part that fails is recorded with its error and
 the next one runs; nothing starts after the time is up.
 
@@ -80,14 +80,14 @@ def tests() -> dict[str, Any]:
     return run_tool(command, 180)
 
 
-def milliseconds(step: Callable[[int], Any], seconds: float = 0.15) -> float:
+def milliseconds(step: Callable[[int], Any], seconds: float = 0.15, least: int = 20) -> float:
     """Median time of one call on the GPU; `step` gets the number of the call, to rotate buffers."""
-    for index in range(5):
+    for index in range(min(5, least)):
         step(index)
     torch.cuda.synchronize()
     times = []
     begun = perf_counter()
-    while len(times) < 20 or (perf_counter() - begun < seconds and len(times) < 200):
+    while len(times) < least or (perf_counter() - begun < seconds and len(times) < 200):
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         first.record()
         step(len(times))
@@ -186,11 +186,11 @@ def operator() -> dict[str, Any]:
     return result
 
 
-def model_row(step: Callable[[int], Any], seconds: float = 2.0) -> dict[str, Any]:
+def model_row(step: Callable[[int], Any], seconds: float = 1.0) -> dict[str, Any]:
     """Milliseconds of a call of a whole model, and the peak of the GPU's memory."""
     torch.cuda.reset_peak_memory_stats()
     value = step(0)
-    row: dict[str, Any] = {"milliseconds": milliseconds(step, seconds)}
+    row: dict[str, Any] = {"milliseconds": milliseconds(step, seconds, least=3)}
     row["peak_gigabytes"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     if isinstance(value, float):
         row |= {"first loss": round(value, 4), "last loss": round(step(1), 4)}
@@ -208,11 +208,11 @@ def guarded_row(make: Callable[[], Callable[[int], Any]]) -> dict[str, Any]:
         torch.cuda.empty_cache()
 
 
-def released_models(folder: Path) -> dict[str, Any]:
+def released_models() -> dict[str, Any]:
     """The release's inference and steps in bfloat16, in the batches of ours."""
     from research.benchmarks import models, released_model
 
-    model = released_model.build(folder).cuda()
+    model = released_model.build().cuda()
     rows = {}
     for part, size in BATCHES:
         make = partial(models.released_step, model, part, size, "bfloat16", "cuda")
@@ -246,7 +246,7 @@ def our_models(mode: str = "") -> dict[str, Any]:
 def main() -> None:
     """Run all parts and write the file after each, so that a stop loses nothing."""
     parser = parser_of(__doc__)
-    parser.add_argument("--release", type=Path, default=ROOT / "output" / "release")
+    parser.add_argument("--parts", nargs="+", default=[], metavar="PART", help="default: all")
     parser.set_defaults(output=Path(__file__).parent / "results" / "gpu.json")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -261,12 +261,13 @@ def main() -> None:
         "build": build,
         "tests": tests,
         "ours": our_models,
-        "release": partial(released_models, arguments.release),
+        "release": released_models,
         "ours, compiled blocks": partial(our_models, "blocks"),
         "operator": operator,
         "ours, CUDA graph": partial(our_models, "graph"),
     }
-    for name, part in parts.items():
+    for name in arguments.parts or parts:
+        part = parts[name]
         begun = elapsed()
         if begun > LIMIT:
             report[name] = {"skipped": "the time was up"}

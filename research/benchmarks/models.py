@@ -1,6 +1,6 @@
 """Whole models at PE-L/14 and 336 px: inference and training steps, ours against the release.
 
-    python -m research.benchmarks.models --release FOLDER --output results.json
+    python -m research.benchmarks.models --release FOLDER --output FILE
     python -m research.benchmarks.models --only ours --threads 2
 
 Each measurement runs in a process of its own, ours and the release's in turn; a ratio is the median
@@ -8,7 +8,8 @@ of the rounds' ratios of processor time, which other programs disturb less than 
 Memory is the peak of the process. Random weights, random images, batches of 1 (inference) and 2.
 The release's inference is without the losses that it computes there, which counts in its favour.
 
-FOLDER is a checkout of github.com/Kamichanw/Loupe; PYTHONPATH must hold transformers 4.x for it.
+FOLDER is a checkout of github.com/Kamichanw/Loupe; PYTHONPATH must hold transformers 4.x for it,
+and its `src` folder where one part is measured by itself (`--part`).
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     else:
         from research.benchmarks import released_model
 
-        model = released_model.build(arguments.release, arguments.layers)
+        model = released_model.build(arguments.layers)
         step = released_step(model, part, size, arguments.precision, "cpu")
     step(0)
     taken = [seconds(step, 1 + index)[0] for index in range(arguments.calls)]
@@ -170,9 +171,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 def _child(arguments: argparse.Namespace, side: str, part: str, precision: str) -> dict[str, float]:
     command = [sys.executable, "-m", "research.benchmarks.models", "--only", side, "--part", part]
     command += ["--precision", precision, "--threads", str(arguments.threads)]
-    command += ["--release", str(arguments.release), "--layers", str(arguments.layers)]
+    command += ["--layers", str(arguments.layers)]
     command += ["--calls", str(arguments.calls), "--batch", str(arguments.batch)]
-    environment = os.environ | {"GOMP_SPINCOUNT": "2000"}
+    paths = [str(arguments.release / "src"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"GOMP_SPINCOUNT": "2000", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
         [*command, *arguments.opts], cwd=ROOT, env=environment, capture_output=True, text=True
     )

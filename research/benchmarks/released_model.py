@@ -1,7 +1,7 @@
 """The released Loupe (github.com/Kamichanw/Loupe, 94c36f6), run from a checkout beside this one.
 
-Nothing of it is copied here. Its `src` folder must be at hand, and transformers 4.x, for which it
-was written; `omegaconf` and `loguru`, which its layers import and do not use, are stood in for.
+Nothing of it is copied here. PYTHONPATH must hold its `src` folder, and transformers 4.x, for which
+it was written; `omegaconf` and `loguru`, which its layers import and do not use, are stood in for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import logging
 import sys
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -39,16 +38,14 @@ CONFIG_TYPES = ("DictConfig", "ListConfig", "OmegaConf")
 TRAINED = {"stage 1": "classifier", "stage 2": "segmentor"}
 
 
-def build(folder: Path, layers: int = 0) -> nn.Module:
+def build(layers: int = 0) -> nn.Module:
     """The model with random weights, all parts of it, frozen.
 
     Args:
-        folder: Of the checkout.
         layers: Blocks of the encoder; 0 = all.
     """
     _stand_in("omegaconf", **{name: type(name, (), {}) for name in CONFIG_TYPES})
     _stand_in("loguru", logger=logging.getLogger("released"))
-    sys.path.insert(0, str(folder / "src"))
     encoders = import_module("models.pe").PE_VISION_CONFIG
     if layers:
         encoders["PE-Core-L14-336"].layers = layers
