@@ -55,12 +55,22 @@ SYNTHETIC = ["scikit-image>=0.24,<0.27", "scikit-learn>=1.5,<2"]
 # CLIP, SAM's encoder and mask decoder, and LoRA, for the forgery expert (docs/expert.md). Names of
 # modules change with every few minor versions of transformers. Tried: 5.24.0 with peft 0.21.2.
 EXPERT = ["transformers>=5.20,<5.25", "peft>=0.21,<0.22"]
+SERVE = [
+    "fastapi>=0.115,<1",
+    "uvicorn>=0.34,<1",
+    "python-multipart>=0.0.18,<0.1",
+    "prometheus-client>=0.21,<1",
+]
 TEST = [
     *SYNTHETIC,
     *EXPERT,
     "pytest>=8.3,<10",
     "hypothesis>=6.100,<7",
     "torchmetrics>=1.6,<2",
+    *SERVE,
+    "httpx>=0.27,<1",
+    # Drives the browser of the system; its tests skip where there is none.
+    "playwright>=1.49,<2",
     "tifffile>=2024.1",
 ]
 
@@ -208,12 +218,13 @@ setup(
     license="Apache-2.0",
     package_dir={"": "projects"},
     packages=find_packages("projects"),
-    package_data={"loupe": ["py.typed", "explanation/*.json"]},
+    package_data={"loupe": ["py.typed", "explanation/*.json", "service/static/*"]},
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,
     extras_require={
         "synthetic": SYNTHETIC,
         "expert": EXPERT,
+        "serve": SERVE,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5", "ninja>=1.11"],
         # Images of the HEIC family.

@@ -43,6 +43,9 @@ MAY_IMPORT = {
         *("evaluation", "visualization"),
         *("data.sources", "data.images", "data.training"),
     },
+    "service": {
+        *("structures", "config", "model_zoo", "explanation", "inference", "data.images"),
+    },
     "trainer": {
         *("structures", "config", "solver", "checkpoint", "modeling", "adaptation", "evaluation"),
         *("data.sources", "data.images", "data.training", "visualization"),

@@ -39,6 +39,7 @@ TEXT_SUFFIXES |= {".h", ".cpp", ".cu", ".cuh", ".csv", ".svg"}
 
 # Hosts that outlive a project. Data sets are where they are, so their documents are exempt.
 LINK_HOSTS = {
+    "127.0.0.1",
     "arxiv.org",
     "docs.pytorch.org",
     "doi.org",

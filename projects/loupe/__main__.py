@@ -11,6 +11,7 @@ from importlib import import_module, metadata
 COMMANDS = {
     "predict": "say of each image how probable it is that it was forged, and where",
     "explain": "say what can be measured of an image and of what is marked in it",
+    "serve": "serve predictions on HTTP, and a page to look at them",
     "train": "train a model (several processes, resume, --eval-only as in Detectron2)",
     "evaluate": "measure a model on labelled data sets",
     "adapt": "adapt a model to unlabelled images, and predict them",

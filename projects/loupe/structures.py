@@ -6,10 +6,12 @@ Letters: B images, Q queries, R forged regions of one image, H W pixels, h w pat
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # An image or a pixel is called forged above this probability; in 8-bit maps, above 127.
 THRESHOLD = 0.5

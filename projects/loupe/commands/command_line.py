@@ -35,6 +35,10 @@ _FILE_ENDINGS = re.compile(r"\.(JPE?G?|PNG|TIFF?|BMP|WEBP|GIF|P[GP]M|HEI[CF]|AVI
 _REMEDIES = {
     "detectron2": "python -m loupe.install_detectron2",
     "torch": "pip install torch torchvision",
+    **dict.fromkeys(
+        ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
+        "pip install 'loupe[serve]'",
+    ),
 }
 
 

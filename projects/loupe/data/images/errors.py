@@ -34,6 +34,10 @@ class ImageFaultError(Exception):
         self.remedy = remedy
 
 
+class TooLargeError(ImageFaultError):
+    """The fault of an image that would cost more than is allowed."""
+
+
 def damaged(how: str) -> ImageFaultError:
     """The fault of a file whose content is broken."""
     return ImageFaultError(f"the file is damaged ({how})")

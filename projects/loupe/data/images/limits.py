@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from loupe.data.images.errors import ImageFaultError
+from loupe.data.images.errors import ImageFaultError, TooLargeError
 
 
 class Limits(NamedTuple):
@@ -49,17 +49,18 @@ def check_size(height: int, width: int, memory: int, limits: Limits) -> None:
         limits: What is allowed.
 
     Raises:
-        ImageFaultError: It is larger than the limits, or has no pixels.
+        TooLargeError: It is larger than the limits.
+        ImageFaultError: It has no pixels.
     """
     if height < 1 or width < 1:
         raise ImageFaultError(f"an image of {width} x {height} pixels")
     if height * width > limits.pixels:
-        raise ImageFaultError(
+        raise TooLargeError(
             f"too many pixels ({width} x {height})",
             f"shrink it below {limits.pixels} pixels, or set LOUPE_MAX_IMAGE_PIXELS",
         )
     if memory > limits.bytes:
-        raise ImageFaultError(
+        raise TooLargeError(
             f"{width} x {height} pixels of this kind take {memory >> 20} MB to read",
             f"shrink it below {limits.bytes >> 20} MB, or set LOUPE_MAX_IMAGE_BYTES",
         )

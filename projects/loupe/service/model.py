@@ -1,0 +1,55 @@
+"""Builds the predictor of a worker from what the command line says."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from loupe.service.worker import Made
+
+
+@dataclass(frozen=True)
+class ModelBuild:
+    """Makes a `LoupePredictor` in the process that calls it; the server itself loads no model.
+
+    Attributes:
+        config_file: Of the model.
+        weights: Its checkpoint; None = MODEL.WEIGHTS.
+        options: `KEY VALUE` pairs.
+    """
+
+    config_file: str
+    weights: str | None
+    options: tuple[str, ...]
+
+    def __call__(self) -> Made:
+        """The predictor, what describes its predictions, and facts of it."""
+        import torch
+
+        from loupe.config import load_config
+        from loupe.inference import LoupePredictor
+        from loupe.service.description import describe
+
+        cfg = load_config(self.config_file, list(self.options))
+        predictor = LoupePredictor(cfg, self.weights)
+        name = predictor.cfg.MODEL.WEIGHTS
+        facts = {
+            "configuration": Path(self.config_file).name,
+            "weights": name if "://" in name else Path(name).name,
+            "sha256": _hash_of(name),
+            "device": cfg.MODEL.DEVICE,
+            "threads": torch.get_num_threads(),
+            "operating_point": "" if predictor.rule is None else predictor.rule.statement,
+            "versions": {name: metadata.version(name) for name in ("loupe", "torch")},
+        }
+        return Made(predictor, describe, facts)
+
+
+def _hash_of(weights: str) -> str:
+    """SHA-256 of a local file of weights; "" if it lies elsewhere."""
+    from loupe.model_zoo import is_shipped, shipped_file
+
+    path = shipped_file(weights) if is_shipped(weights) else Path(weights)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

@@ -1,0 +1,167 @@
+"""The API of a service that runs: results, refusals, cancelling, removal."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from loupe.service.running import RunningService
+from loupe.service.store import State
+from research.reliability.bomb_files import BOMBS
+from tests.service.conftest import png, upload
+from tests.service.predictors import CRASHES, FAILS, SLOW, map_of
+
+POST = "/v1/predictions"
+
+
+def test_an_image_gets_its_prediction_with_regions_facts_and_pictures(client: httpx.Client):
+    answer = client.post(POST, files=upload(png(), "holiday.png"))
+    told = answer.json()
+    assert (answer.status_code, told["state"], told["file"]) == (201, "done", "holiday.png")
+    assert answer.headers["location"] == told["links"]["self"]
+    result = told["result"]
+    assert (result["verdict"], result["height"], result["width"]) == ("forged", 20, 30)
+    assert result["probability"] == pytest.approx(200 / 255)
+    (region,) = result["regions"]
+    box = [region[side] for side in ("left", "top", "right", "bottom")]
+    assert (box, region["pixels"]) == ([10, 5, 25, 15], 150)
+    assert [fact["value"] for fact in result["facts"]] == [len(png())]
+    image = np.asarray(Image.open(io.BytesIO(png())))
+    stored = Image.open(io.BytesIO(client.get(told["links"]["map"]).content))
+    assert np.array_equal(np.asarray(stored), np.rint(map_of(image) * 255))
+    mask = Image.open(io.BytesIO(client.get(told["links"]["mask"]).content))
+    assert np.array_equal(np.asarray(mask) > 0, map_of(image) > 0.5)
+    assert client.get(told["links"]["preview"]).headers["content-type"] == "image/jpeg"
+
+
+def test_a_client_may_ask_later(client: httpx.Client):
+    answer = client.post(POST, files=upload(png(SLOW)), params={"wait": 0})
+    assert answer.status_code == 202
+    place = answer.json()["links"]["self"]
+    assert client.get(place).json()["state"] in ("queued", "running")
+    assert client.get(place, params={"wait": 20}).json()["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "sentence"),
+    [
+        (b"GIF no, this is text", 415, "no image of a known format"),
+        (b"", 422, "the file is empty"),
+        (png()[:-40], 422, "damaged"),
+        (BOMBS["png_announced"](), 413, "too many pixels (60000 x 60000)"),
+        (BOMBS["jpeg_announced"](), 413, "too many pixels"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(2**20 + 2**15), 413, "at most 1048576 bytes"),
+    ],
+    ids=["text", "empty", "truncated", "png bomb", "jpeg bomb", "too many bytes"],
+)
+def test_what_is_no_image_is_refused_with_the_readers_sentence(
+    client: httpx.Client, service: RunningService, content: bytes, status: int, sentence: str
+):
+    before = set(service.store.files.iterdir())
+    answer = client.post(POST, files=upload(content, "odd.png"))
+    assert (answer.status_code, sentence in answer.json()["error"]) == (status, True), answer.text
+    assert set(service.store.files.iterdir()) == before
+
+
+def test_damage_that_only_decoding_finds_is_the_clients_fault(client: httpx.Client):
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(stream, "GIF")
+    torn = stream.getvalue()[:2000]
+    answer = client.post(POST, files=upload(torn, "torn.gif"))
+    assert answer.json()["id"]
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("torn.gif: the file is damaged")
+
+
+def test_a_request_without_a_file_says_what_is_missing(client: httpx.Client):
+    answer = client.post(POST, data={"picture": "none"})
+    assert (answer.status_code, "body.file" in answer.json()["error"]) == (422, True)
+    assert client.post(POST, content=b"x").status_code == 422
+
+
+def test_a_worker_that_dies_costs_its_image_alone(client: httpx.Client, service: RunningService):
+    blocker = client.post(POST, files=upload(png(SLOW)), params={"wait": 0}).json()
+    waiting = [
+        client.post(POST, files=upload(png(corner), name), params={"wait": 0}).json()
+        for corner, name in (((9, 9, 9), "a.png"), (CRASHES, "b.png"), ((9, 9, 9), "c.png"))
+    ]
+    ends = [
+        client.get(one["links"]["self"], params={"wait": 60}).json() for one in [blocker, *waiting]
+    ]
+    assert [one["state"] for one in ends] == ["done", "done", "failed", "done"]
+    assert ends[2]["error"].startswith("b.png: the worker ended on it")
+    assert client.get("/v1/health").json()["ready_workers"] == 1
+    assert b"loupe_lost_workers_total 2.0" in client.get("/metrics").content
+
+
+def test_an_image_on_which_the_model_fails_is_no_fault_of_the_client(client: httpx.Client):
+    answer = client.post(POST, files=upload(png(FAILS), "wide.png"))
+    assert answer.status_code == 500
+    assert answer.json()["error"] == "wide.png: the model failed on it (too wide)"
+
+
+def test_a_client_that_leaves_cancels(client: httpx.Client, address: str, service: RunningService):
+    first = client.post(POST, files=upload(png(SLOW)), params={"wait": 0}).json()
+    with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=address, timeout=0.3) as hasty:
+        hasty.post(POST, files=upload(png(), "left.png"))
+    client.get(first["links"]["self"], params={"wait": 20})
+    rows = service.store._rows.execute("SELECT state FROM predictions WHERE file = 'left.png'")
+    assert rows.fetchall() == [(State.CANCELLED.value,)]
+
+
+def test_removal_leaves_nothing(client: httpx.Client, service: RunningService):
+    running = client.post(POST, files=upload(png(SLOW)), params={"wait": 0}).json()
+    waiting = client.post(POST, files=upload(png()), params={"wait": 0}).json()
+    job = service.job(running["id"])
+    assert job is not None
+    for one in (waiting, running):
+        assert client.delete(one["links"]["self"]).status_code == 204
+        assert client.get(one["links"]["self"]).status_code == 404
+    job.ended.result(20)
+    folders = [service.store.folder(one["id"]) for one in (waiting, running)]
+    deadline = time.monotonic() + 5
+    while any(folder.exists() for folder in folders) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(folder.exists() for folder in folders)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["..%2f..%2fpredictions.sqlite", "../predictions.sqlite", "0" * 32, "%00", "upload"],
+)
+def test_no_path_leads_out_of_a_prediction(client: httpx.Client, path: str):
+    known = client.post(POST, files=upload(png(), "../../../../etc/passwd")).json()
+    assert known["file"] == "passwd"
+    assert client.get(f"{POST}/{path}").status_code in (404, 422)
+    assert client.get(f"{POST}/{path}/map.png").status_code in (404, 422)
+    assert client.get(f"{known['links']['self']}/{path}").status_code == 404
+
+
+def test_pages_load_nothing_from_another_host(client: httpx.Client):
+    for path in ("/", "/docs"):
+        page = client.get(path)
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        loaded = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+        assert loaded
+        assert [one for one in loaded if not one.startswith("/")] == []
+        for one in loaded:
+            assert client.get(one).status_code == 200, one
+        assert "style=" not in page.text
+        assert "<script>" not in page.text
+
+
+def test_what_is_there_says_so(client: httpx.Client):
+    assert client.get("/v1/health").json()["status"] == "ok"
+    assert client.get("/v1/model").json()["model"]["weights"] == "red.safetensors"
+    client.get("/nowhere")
+    counted = client.get("/metrics").text
+    assert 'loupe_requests_total{route="/v1/health",status="200"}' in counted
+    assert 'loupe_requests_total{route="other",status="404"}' in counted
+    assert client.get("/openapi.json").json()["info"]["title"] == "Loupe"

@@ -1,0 +1,98 @@
+"""Who may ask, how much and how slowly."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from loupe.service.running import RunningService
+from tests.service.conftest import PATIENCE, png, serving, upload
+from tests.service.predictors import SLOW
+
+POST = "/v1/predictions"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https:" + "//elsewhere.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Host": "rebound.example"},
+    ],
+    ids=lambda headers: next(iter(headers)),
+)
+def test_pages_of_other_origins_are_refused(client: httpx.Client, headers: dict[str, str]):
+    assert client.post(POST, files=upload(png()), headers=headers).status_code == 403
+    assert client.get("/v1/model", headers=headers).status_code == 403
+
+
+def test_the_services_own_page_is_not_refused(client: httpx.Client, address: str):
+    headers = {"Origin": address, "Sec-Fetch-Site": "same-origin"}
+    assert client.post(POST, files=upload(png()), headers=headers).status_code == 201
+
+
+def test_a_token_is_asked_of_everything_but_the_page_and_its_health(
+    new_service: Callable[..., RunningService],
+):
+    service = new_service(token="secret", hosts=())
+    with serving(service) as address, httpx.Client(base_url=address, timeout=60) as client:
+        for path in ("/v1/model", "/metrics", f"{POST}/{'0' * 32}"):
+            assert client.get(path).status_code == 401, path
+            wrong = client.get(path, headers={"Authorization": "Bearer secrét".encode()})
+            assert wrong.status_code == 401
+        assert client.post(POST, files=upload(png())).status_code == 401
+        assert {client.get(path).status_code for path in ("/", "/v1/health")} == {200}
+        client.headers["Authorization"] = "Bearer secret"
+        assert client.post(POST, files=upload(png())).status_code == 201
+
+
+def test_a_full_queue_says_when_to_come_back(new_service: Callable[..., RunningService]):
+    service = new_service(queue=2, batch=1)
+    with serving(service) as address, httpx.Client(base_url=address, timeout=60) as client:
+        answers = [client.post(POST, files=upload(png(SLOW)), params={"wait": 0}) for _ in range(6)]
+        assert {answer.status_code for answer in answers} == {202, 429}
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        accepted = [answer.json()["links"]["self"] for answer in answers if answer not in refused]
+        ends = [client.get(place, params={"wait": 30}).json()["state"] for place in accepted]
+        assert set(ends) == {"done"}
+        assert client.post(POST, files=upload(png())).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("begin", "says"),
+    [
+        (b"GET /v1/health HT", b""),
+        (
+            b"POST /v1/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n",
+            b"408",
+        ),
+    ],
+    ids=["headers", "body"],
+)
+def test_slow_clients_lose_their_connection(address: str, begin: bytes, says: bytes):
+    host, port = address.removeprefix("http://").split(":")
+    start = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=10 * PATIENCE) as slow:
+        slow.sendall(begin)
+        answer = b""
+        try:
+            while part := slow.recv(4096):
+                answer += part
+        except ConnectionResetError:
+            pass
+    assert says in answer.split(b"\r\n")[0]
+    assert 0.5 * PATIENCE < time.monotonic() - start < 4 * PATIENCE
+
+
+def test_a_quick_client_keeps_its_connection(address: str):
+    with httpx.Client(base_url=address) as client:
+        client.get("/v1/health")
+        time.sleep(1.2 * PATIENCE)
+        assert client.post(POST, files=upload(png(SLOW))).status_code == 201

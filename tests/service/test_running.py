@@ -1,0 +1,113 @@
+"""What outlives a service, and how it stops."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from loupe.commands import serve
+from loupe.service.queue import Job, JobQueue, QueueFullError
+from loupe.service.running import RunningService
+from loupe.service.store import State, Store, StoreError
+from tests.service.conftest import png, serving, upload
+from tests.service.predictors import HANGS, SLOW, build_that_fails
+
+POST = "/v1/predictions"
+
+
+def test_a_restart_keeps_what_is_finished_and_marks_the_rest(tmp_path: Path):
+    store = Store(tmp_path)
+    for identifier in ("a" * 32, "b" * 32, "c" * 32):
+        store.folder(identifier).mkdir()
+        (store.folder(identifier) / ".unfinished-x").touch()
+        store.add(identifier, "x.png")
+    store.start(["a" * 32, "b" * 32])
+    store.finish("a" * 32, {"probability": 0.5})
+    (store.files / ("d" * 32)).mkdir()  # Its row was not added before the end came.
+    store.close()
+    store = Store(tmp_path)
+    assert store.recover() == 2
+    states = [store.get(one * 32).state for one in "abc"]
+    assert states == [State.DONE, State.INTERRUPTED, State.INTERRUPTED]
+    assert store.get("a" * 32).result == {"probability": 0.5}
+    assert "send it again" in store.get("b" * 32).error
+    assert not (store.files / ("d" * 32)).exists()
+    assert list(store.files.glob("*/.unfinished-*")) == []
+    assert store.expire(1.0) == 0
+    assert store.expire(0.0) == 3
+    assert list(store.files.iterdir()) == []
+
+
+def test_two_services_do_not_share_a_folder(tmp_path: Path):
+    store = Store(tmp_path)
+    with pytest.raises(StoreError, match="another service uses it"):
+        Store(tmp_path)
+    store.close()
+    Store(tmp_path).close()
+
+
+def test_stopping_finishes_what_runs_and_hands_back_what_waits(
+    new_service: Callable[..., RunningService], tmp_path: Path
+):
+    service = new_service(stop_seconds=4, batch=1)
+    with serving(service) as address, httpx.Client(base_url=address, timeout=60) as client:
+        told = [
+            client.post(POST, files=upload(png(SLOW)), params={"wait": 0}).json() for _ in range(12)
+        ]
+    store = Store(tmp_path / "store")
+    states = [store.get(one["id"]).state for one in told]
+    assert states[0] is State.DONE
+    assert states[-1] is State.INTERRUPTED
+    assert set(states) == {State.DONE, State.INTERRUPTED}
+    store.close()
+
+
+def test_an_image_that_takes_too_long_ends_with_a_sentence(
+    new_service: Callable[..., RunningService],
+):
+    service = new_service(max_seconds=1.0)
+    with serving(service) as address, httpx.Client(base_url=address, timeout=60) as client:
+        answer = client.post(POST, files=upload(png(HANGS), "slow.png"), params={"wait": 30})
+        assert answer.status_code == 422
+        assert answer.json()["error"] == "slow.png: it took longer than 1 s; shrink it"
+
+
+def test_a_worker_that_cannot_start_gives_its_reason(new_service: Callable[..., RunningService]):
+    reasons: list[str] = []
+    service = new_service(build_that_fails)
+    service.supervisors[0]._give_up = reasons.append
+    service.start()
+    deadline = time.monotonic() + 30
+    while not reasons and time.monotonic() < deadline:
+        time.sleep(0.05)
+    service.stop()
+    assert reasons == ["ValueError: no weights: give a checkpoint, or set MODEL.WEIGHTS"]
+
+
+def test_a_queue_is_bounded_and_in_order(tmp_path: Path):
+    queue = JobQueue(3)
+    jobs = [Job(str(number), "x", tmp_path) for number in range(4)]
+    for job in jobs[:3]:
+        queue.put(job)
+    with pytest.raises(QueueFullError):
+        queue.put(jobs[3])
+    assert queue.position("2") == 2
+    assert queue.cancel("1") is jobs[1]
+    jobs[2].suspect = True
+    assert queue.take(5, 0) == [jobs[0]]
+    queue.put(jobs[3])
+    assert queue.take(5, 0) == [jobs[2]]
+    queue.put_back([jobs[0]])
+    assert queue.take(5, 0) == [jobs[0], jobs[3]]
+
+
+def test_a_taken_port_is_an_error_with_a_remedy(capsys, address: str, tmp_path: Path):
+    port = address.rpartition(":")[2]
+    assert serve.main(["--port", port, "--store", str(tmp_path)]) == 2
+    assert "give another --port" in capsys.readouterr().err
+    shutil.rmtree(tmp_path)
