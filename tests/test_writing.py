@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,10 @@ import pytest
 import torch
 
 from loupe.writing import (
+    LOCK,
+    OutputError,
     guard_cell,
+    locked_folder,
     markdown_table,
     markdown_text,
     plain,
@@ -96,3 +102,39 @@ def test_names_of_any_bytes_survive_in_tables_and_json(tmp_path: Path):
     write_json(tmp_path / "a.json", {"file": name})
     assert (tmp_path / "a.csv").read_bytes() == b"file\ncaf\xe9.png\n"
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"file": name}
+
+
+# A run with a worker that it forked, as loaders do; the worker outlives it.
+HOLD = """
+import os, sys, time
+from loupe.writing import locked_folder
+with locked_folder(sys.argv[1], "--output"):
+    worker = os.fork()
+    if worker:
+        print(worker, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_run_holds_no_lock_though_its_workers_live(tmp_path: Path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+        worker = int(run.stdout.readline())
+        with (
+            pytest.raises(OutputError, match="another run is writing there"),
+            locked_folder(tmp_path, "--output"),
+        ):
+            pass
+        run.kill()
+        run.wait()
+        os.kill(worker, 0)  # It still lives.
+        with locked_folder(tmp_path, "--output"):
+            os.kill(worker, signal.SIGKILL)
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LOCK).symlink_to(tmp_path / "victim")
+    with pytest.raises(OutputError), locked_folder(tmp_path / "out", "--output"):
+        pass

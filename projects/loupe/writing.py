@@ -8,6 +8,8 @@ somebody else chose, so cells cannot become formulas and text cannot become mark
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import json
 import math
 import os
@@ -18,9 +20,71 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+# Of the file that a run locks in its folder.
+LOCK = ".loupe.lock"
+# Of file systems that have no locks: two runs there are not told apart.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_held: set[int] = set()
 # Spreadsheets take a cell that begins so for a formula.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class OutputError(ValueError):
+    """A folder that results cannot go to: names it, what is wrong and the remedy."""
+
+
+@contextmanager
+def locked_folder(folder: str | Path, option: str) -> Iterator[Path]:
+    """Makes a folder and keeps other runs out of it.
+
+    The lock ends with this process, however that ends: processes that it forks do not hold it, so
+    loader workers that outlive a killed run by a second do not stop the run that resumes it.
+
+    Args:
+        folder: What the run writes to.
+        option: Where the user gave it, for the error's remedy.
+
+    Raises:
+        OutputError: Another run is writing there, or nothing can be written there.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be written to ({error.strerror or error}); give another {option}"
+        ) from error
+    _held.add(handle)
+    try:
+        _lock(handle, folder, option)
+        yield folder
+    finally:
+        if handle in _held:
+            _held.remove(handle)
+            os.close(handle)
+
+
+def _lock(handle: int, folder: Path, option: str) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(
+            f"{folder}: another run is writing there; wait for it or give another {option}"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _leave_locks_to_parent() -> None:
+    while _held:
+        os.close(_held.pop())
+
+
+# A forked process shares its parent's open files, and a lock lasts until all of them are closed.
+os.register_at_fork(after_in_child=_leave_locks_to_parent)
 
 
 @contextmanager

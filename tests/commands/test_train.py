@@ -11,6 +11,7 @@ from detectron2.engine import default_argument_parser
 from loupe.commands import train
 from loupe.commands.command_line import parse
 from loupe.config import load_config
+from loupe.writing import LOCK, locked_folder
 from tests.trainer.toy import ToyDetector
 
 
@@ -94,3 +95,27 @@ def test_resuming_goes_on_behind_the_last_checkpoint(folder):
     state = torch.load(folder / "output" / "model_final.pth")
     assert state["iteration"] == 3
     assert state["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 4
+
+
+def test_a_second_run_into_one_folder_is_refused_before_anything_is_done(folder, capsys):
+    output = folder / "output"
+    with locked_folder(output, "OUTPUT_DIR"):
+        assert train.main([*options(folder)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {output}: another run is writing there; wait for it or give another OUTPUT_DIR\n"
+    )
+    assert [path.name for path in output.iterdir()] == [LOCK]
+
+
+def test_the_processes_of_one_run_share_its_folder(folder, monkeypatch):
+    started = []
+    monkeypatch.setattr(train, "start", started.append)
+    monkeypatch.setenv("RANK", "1")  # As torchrun starts the second of them.
+    with locked_folder(folder / "output", "OUTPUT_DIR"):
+        assert train.main([*options(folder)]) == 0
+    assert len(started) == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(folder, capsys):
+    assert train.main([*options(folder), "OUTPUT_DIR", "/proc/output"]) == 2
+    assert "error: /proc/output: cannot be written to" in capsys.readouterr().err

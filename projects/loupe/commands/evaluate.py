@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Sequence
 
-from loupe.commands.command_line import DEFAULT_CONFIG, add_config_options, run_command
-from loupe.commands.train import add_process_options
-from loupe.commands.train import run as run_training
+from loupe.commands.command_line import (
+    DEFAULT_CONFIG,
+    add_config_options,
+    read_config,
+    run_command,
+)
+from loupe.commands.train import add_process_options, is_first, start
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,13 +42,15 @@ def run(arguments: argparse.Namespace) -> int:
         places += ["MODEL.WEIGHTS", arguments.weights]
     arguments.opts = [*places, *arguments.opts]
     arguments.eval_only, arguments.resume = True, False
-    if os.environ.get("RANK", "0") != "0":  # Under torchrun the first process watches the folder.
-        return run_training(arguments)
+    read_config(arguments)  # A mistake in it is told once, before any process starts.
+    if not is_first(arguments):
+        start(arguments)
+        return 0
     with output_folder(arguments.output, arguments.inputs, empty=False) as folder:
-        start = time.time()
-        run_training(arguments)
+        begin = time.time()
+        start(arguments)
         reports = (folder / "inference").glob("*.json")
-        written = [path for path in reports if path.stat().st_mtime >= start]
+        written = [path for path in reports if path.stat().st_mtime >= begin]
     failed = sum(json.loads(path.read_text())["counts"]["unreadable"] for path in written)
     return 1 if failed else 0
 

@@ -15,9 +15,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from loupe.commands.command_line import add_options, read_config, run_command
+from loupe.writing import locked_folder
 
 # As Detectron2: a port of each user's own, so that a run left behind is noticed.
 PORT = 2**15 + 2**14 + hash(getattr(os, "getuid", lambda: 1)()) % 2**14
@@ -53,12 +55,26 @@ def work(arguments: argparse.Namespace) -> dict[str, Any] | None:
     return trainer.train()
 
 
-def run(arguments: argparse.Namespace) -> int:
+def start(arguments: argparse.Namespace) -> None:
     """Runs as many processes as asked for."""
     from loupe.trainer import launch
 
-    read_config(arguments)  # A mistake in it is told once, before any process starts.
     launch(work, arguments)
+
+
+def is_first(arguments: argparse.Namespace) -> bool:
+    """Whether this process is the first of its run: it alone locks the run's folder.
+
+    torchrun starts a command in each process of a run, and each of several machines starts one.
+    """
+    return os.environ.get("RANK", "0") == "0" and arguments.machine_rank == 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Checks the configuration, keeps other runs out of the folder, and runs."""
+    cfg = read_config(arguments)  # A mistake in it is told once, before any process starts.
+    with locked_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR") if is_first(arguments) else nullcontext():
+        start(arguments)
     return 0
 
 

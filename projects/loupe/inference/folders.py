@@ -8,18 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from loupe.data.sources.files import RESULT_FOLDERS, RESULT_TABLES, list_images, result_names
+from loupe.writing import LOCK, OutputError, locked_folder
 
 # What a run writes into its folder.
 TABLE, UNFINISHED_TABLE = RESULT_TABLES
 PICTURES = RESULT_FOLDERS
-_LOCK = ".loupe.lock"
-
-
-class OutputError(ValueError):
-    """A folder that results cannot go to: names it, what is wrong and the remedy."""
 
 
 def find_images(inputs: str | Path | Sequence[str | Path]) -> dict[str, str]:
@@ -94,24 +88,10 @@ def output_folder(
     folder = Path(output)
     _refuse_links(folder)
     _refuse_inside(folder, inputs)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / _LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise OutputError(
-            f"{folder}: another run is writing there; wait for it or give another --output"
-        ) from None
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be written to ({error.strerror or error}); give another --output"
-        ) from error
-    try:
+    with locked_folder(folder, "--output"):
         if empty:
             _remove_earlier(folder)
         yield folder
-    finally:
-        lock.release()
 
 
 def _refuse_inside(folder: Path, inputs: Sequence[str | Path]) -> None:
@@ -126,7 +106,7 @@ def _refuse_inside(folder: Path, inputs: Sequence[str | Path]) -> None:
 
 
 def _refuse_links(folder: Path) -> None:
-    names = ("", TABLE, UNFINISHED_TABLE, _LOCK, *PICTURES)
+    names = ("", TABLE, UNFINISHED_TABLE, LOCK, *PICTURES)
     for path in (folder / name for name in names):
         if path.is_symlink():
             raise OutputError(
