@@ -218,7 +218,9 @@ setup(
     license="Apache-2.0",
     package_dir={"": "projects"},
     packages=find_packages("projects"),
-    package_data={"loupe": ["py.typed", "explanation/*.json", "service/static/*"]},
+    package_data={
+        "loupe": ["py.typed", "explanation/*.json", "inference/*.json", "service/static/*"]
+    },
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,
     extras_require={

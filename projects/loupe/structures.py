@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 
 if TYPE_CHECKING:
@@ -109,6 +110,20 @@ class GroundTruth(NamedTuple):
     wholly_forged: bool = False
 
 
+class MarkedRegion(NamedTuple):
+    """One connected part of a forgery map above the threshold.
+
+    Attributes:
+        box: (x0, y0, x1, y1) in pixels of the image; x1 and y1 are excluded.
+        area: in pixels.
+        mean_score: mean of the forgery map inside.
+    """
+
+    box: tuple[int, int, int, int]
+    area: int
+    mean_score: float
+
+
 class Prediction(NamedTuple):
     """The prediction for one image.
 
@@ -118,6 +133,7 @@ class Prediction(NamedTuple):
         patch_map: (h, w) float32 in [0, 1], the patch classifier's map; None if it has none.
         verdict: "authentic", "forged" or "undecided"; "" where the weights carry no rule.
         reasons: why it is undecided.
+        views: what the network saw of the image, in words: shrunk how far, how many windows.
     """
 
     score: float
@@ -125,3 +141,42 @@ class Prediction(NamedTuple):
     patch_map: np.ndarray | None
     verdict: str = ""
     reasons: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+
+    @property
+    def probability(self) -> float:
+        """Probability that the image is forged: the score by its other name."""
+        return self.score
+
+    @property
+    def regions(self) -> tuple[MarkedRegion, ...]:
+        """The marked regions, largest first; specks below a 20,000th of the image are left out."""
+        return marked_regions(self.forgery_map)
+
+
+# Smallest region that is listed, as a fraction of the image, and the most of them.
+SMALLEST_REGION, MOST_REGIONS = 5e-5, 100
+
+
+def marked_regions(
+    forgery_map: np.ndarray, threshold: float = THRESHOLD
+) -> tuple[MarkedRegion, ...]:
+    """Connected parts of a forgery map above a threshold, largest first.
+
+    Args:
+        forgery_map: (H, W) in [0, 1].
+        threshold: a pixel is marked above it.
+    """
+    forged = (forgery_map > threshold).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(forged, connectivity=8)
+    least = max(1.0, SMALLEST_REGION * forgery_map.size)
+    order = 1 + np.argsort(-stats[1:count, cv2.CC_STAT_AREA], kind="stable")
+    regions = []
+    for label in order[:MOST_REGIONS]:
+        x, y, width, height, area = (int(value) for value in stats[label])
+        if area < least:
+            break
+        part = np.s_[y : y + height, x : x + width]
+        mean = float(forgery_map[part][labels[part] == label].mean())
+        regions.append(MarkedRegion((x, y, x + width, y + height), area, mean))
+    return tuple(regions)

@@ -171,7 +171,7 @@ def main(words: list[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     rule = None
     if arguments.rule:
-        rule = VerdictRule(**json.loads(arguments.rule.read_text(encoding="utf-8")))
+        rule = VerdictRule.of(json.loads(arguments.rule.read_text(encoding="utf-8")))
     print("\n".join(table(read_rows(arguments.images), rule)))
 
 

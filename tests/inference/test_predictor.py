@@ -43,7 +43,7 @@ def test_an_image_has_one_prediction_whatever_it_comes_as(predictor, write_image
     kinds = [str(tmp_path / "a.png"), content, bytearray(content), io.BytesIO(content)]
     for image in (*kinds, Image.open(tmp_path / "a.png"), Image.fromarray(pixels)):
         assert_same(predictor(image), expected)
-    ((file, listed, error, warnings),) = predictor.predict_files([tmp_path / "a.png"])
+    ((file, listed, error, warnings),) = predictor.predict_many([tmp_path / "a.png"])
     assert (file, error, warnings) == (str(tmp_path / "a.png"), "", ())
     assert_same(listed, expected)
 
@@ -93,7 +93,7 @@ def test_a_turned_photograph_is_judged_by_its_stored_pixels(predictor, write_ima
         expected = plain._replace(forgery_map=turn(plain.forgery_map, orientation))
         assert_same(predictor(path), expected)
         assert_same(predictor(Image.open(path)), expected)
-        ((_, listed, *_),) = predictor.predict_files([path])
+        ((_, listed, *_),) = predictor.predict_many([path])
         assert_same(listed, expected)
 
 
@@ -101,7 +101,7 @@ def test_a_large_jpeg_has_one_prediction_however_it_is_asked_for(predictor, writ
     options = [*SMALL, "INPUT.SIZE", "32", "INPUT.REDUCED_DECODING", "True"]
     reducing = LoupePredictor(load_config(CONFIG, options), predictor.cfg.MODEL.WEIGHTS)
     write_image(tmp_path / "large.jpg", 300, 340)
-    ((_, listed, *_),) = reducing.predict_files([tmp_path / "large.jpg"])
+    ((_, listed, *_),) = reducing.predict_many([tmp_path / "large.jpg"])
     assert_same(listed, reducing(tmp_path / "large.jpg"))
 
 
@@ -136,7 +136,7 @@ def test_an_image_that_the_model_fails_on_is_lost_alone(
 
     monkeypatch.setattr(predictor.model, "forward", failing)
     files = sorted(tmp_path.glob("*.png"))
-    found = list(predictor.predict_files(files))
+    found = list(predictor.predict_many(files))
     assert [one.prediction is None for one in found] == [False, True, False]
     assert "1.png: the model failed on it (MemoryError: too much)" in found[1].error
 
@@ -144,15 +144,15 @@ def test_an_image_that_the_model_fails_on_is_lost_alone(
 def test_a_file_that_kills_its_worker_is_lost_alone(predictor, write_image, tmp_path, monkeypatch):
     for number in range(5):
         write_image(tmp_path / f"{number}.png", 20 + number, 20)
-    real = predictor.mapper.map_image
+    real = predictor.tiled_mapper.map_image
 
     def deadly(image, *rest, **more):
         if len(image) == 23:
             os.kill(os.getpid(), 9)
         return real(image, *rest, **more)
 
-    monkeypatch.setattr(predictor.mapper, "map_image", deadly)
-    found = list(predictor.predict_files(sorted(tmp_path.glob("*.png")), workers=1))
+    monkeypatch.setattr(predictor.tiled_mapper, "map_image", deadly)
+    found = list(predictor.predict_many(sorted(tmp_path.glob("*.png")), workers=1))
     assert [one.prediction is None for one in found] == [False, False, False, True, False]
 
 

@@ -22,7 +22,7 @@ def table(output: Path) -> dict[str, dict[str, str]]:
 
 def predict(predictor, images: Path, output: Path) -> tuple[int, int]:
     names = find_images(images)
-    return write_predictions(predictor.predict_files(list(names)), names, output)
+    return write_predictions(predictor.predict_many(list(names)), names, output)
 
 
 def test_unreadable_files_get_a_row_with_the_reason_and_end_nothing(

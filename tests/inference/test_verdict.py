@@ -106,7 +106,7 @@ def test_a_rule_of_the_weights_gives_every_prediction_its_verdict(
     write_image(tmp_path / "images" / "b.png", 8, 70)
     names = find_images(tmp_path / "images")
     predictor = LoupePredictor(cfg, ruled)
-    write_predictions(predictor.predict_files(list(names)), names, tmp_path / "out")
+    write_predictions(predictor.predict_many(list(names)), names, tmp_path / "out")
     first, second = csv.DictReader((tmp_path / "out" / "predictions.csv").open())
     prediction = LoupePredictor(cfg, plain)(tmp_path / "images" / "a.png")
     assert prediction.verdict == ""

@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     with output_folder(arguments.output, arguments.inputs) as folder:
         predictor = LoupePredictor(cfg, arguments.weights)
         start = time.perf_counter()
-        predictions = predictor.predict_files(list(names), arguments.workers)
+        predictions = predictor.predict_many(list(names), arguments.workers)
         done, failed = write_predictions(
             predictions, names, folder, overlays=not arguments.no_overlays
         )

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     metadata = None
     if arguments.verdict:
         values = json.loads(arguments.verdict.read_text(encoding="utf-8"))
-        metadata = VerdictRule(**values).as_metadata()
+        metadata = VerdictRule.of(values).as_metadata()
     digest = publish(arguments.source, arguments.name, metadata=metadata)
     size = (FOLDER / arguments.name).stat().st_size / 1e6
     print(f"{FOLDER / arguments.name}: {size:.1f} MB, SHA-256 {digest}")

@@ -92,6 +92,8 @@ def _faults_of_pairs(cfg: CfgNode) -> Iterator[str]:
     patch = encoder.PATCH_SIZE or (int(published[1]) if published else 1)
     if patch > cfg.INPUT.SIZE:
         yield f"INPUT.SIZE is {cfg.INPUT.SIZE}; it must be at least the side of a patch, {patch}"
+    if cfg.TEST.TILES.MODE == "on" and cfg.INPUT.RESIZE == "crop":
+        yield "TEST.TILES.MODE is on, but INPUT.RESIZE crop shows no whole image; give native"
 
 
 def _value(cfg: CfgNode, name: str) -> Any:

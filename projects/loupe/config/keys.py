@@ -253,6 +253,14 @@ KEYS = {
     "TEST.PANELS": Key(8, at_least(0)),
     # Images per forward pass in evaluation and prediction.
     "TEST.IMS_PER_BATCH": Key(8, at_least(1)),
+    # Prediction of images larger than INPUT.SIZE: windows at native scale beside the shrunk image.
+    # "auto" = where INPUT.RESIZE is native, "on", "off". Evaluation sees the shrunk image alone.
+    "TEST.TILES.MODE": Key("auto", one_of("auto", "on", "off")),
+    # Side of a window in pixels (at most INPUT.SIZE), and the fraction of it that neighbours share.
+    "TEST.TILES.SIDE": Key(512, multiple_of(8)),
+    "TEST.TILES.OVERLAP": Key(0.125, between(0, 0.5)),
+    # Windows in one forward pass.
+    "TEST.TILES.IMS_PER_BATCH": Key(1, at_least(1)),
     # ---- Adaptation
     # "none", "offline" (one pass over all images, then predict), "online" (adapt on a batch,
     # predict it, go on), "episodic" (online, but reset after each batch).

@@ -6,7 +6,8 @@ H W pixels of an image.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -15,6 +16,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from PIL import Image
+from torch.utils.data import Dataset
 
 import loupe.modeling  # noqa: F401  Registers the meta-architecture with Detectron2.
 from loupe.checkpoint import load_into, load_metadata, load_weights
@@ -24,6 +26,14 @@ from loupe.data.sources.entries import make_dataset_dict
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.training.loaders import EvaluationDataset, start_worker
 from loupe.data.training.steady import SteadyLoader
+from loupe.inference.pretrained import pretrained, tile_rule_of
+from loupe.inference.tiles import (
+    Progress,
+    TiledMapper,
+    TileScores,
+    TileSettings,
+    predict_views,
+)
 from loupe.inference.verdict import VerdictRule, rule_of
 from loupe.modeling.guarded import guarded
 from loupe.structures import Prediction
@@ -50,14 +60,39 @@ class FilePrediction(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
+class FileEntries(Dataset):
+    """Dataset dicts of files, made when they are asked for.
+
+    A list of a million dicts would be copied into every worker, page by page, as soon as their
+    reference counts are touched. The names lie in one array of bytes instead.
+    """
+
+    def __init__(self, files: Iterable[str | Path]) -> None:
+        """Takes the names of the files."""
+        names = [os.fsencode(file) for file in files]
+        self._ends = np.cumsum([len(name) for name in names], dtype=np.int64)
+        self._names = np.frombuffer(b"".join(names), np.uint8)
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The dataset dict of one file."""
+        start = int(self._ends[index - 1]) if index else 0
+        name = os.fsdecode(self._names[start : self._ends[index]].tobytes())
+        return make_dataset_dict(name, name, label=None)
+
+
 class LoupePredictor:
     """A trained Loupe, ready to predict. Many threads may share one.
 
     Example:
-        >>> from loupe import load_config
-        >>> predictor = LoupePredictor(load_config("configs/loupe_tiny.yaml"))  # doctest: +SKIP
-        >>> prediction = predictor("photograph.jpg")  # doctest: +SKIP
-        >>> prediction.score, prediction.verdict  # doctest: +SKIP
+        >>> from loupe import LoupePredictor
+        >>> predictor = LoupePredictor.from_pretrained("tiny")
+        >>> prediction = predictor(np.zeros((128, 128, 3), np.uint8))
+        >>> prediction.verdict, prediction.reasons
+        ('undecided', ('no photograph: 100% of its pixels equal their neighbour',))
 
     Args:
         cfg: Configuration of the model.
@@ -81,51 +116,94 @@ class LoupePredictor:
         self.model = build_model(cfg).eval()
         load_into(self.model, load_weights(weights), source=str(weights))
         self.mapper = ForgeryDatasetMapper(cfg, is_train=False)
+        self.tiles = TileSettings.of(cfg)
+        self.tiled_mapper = TiledMapper(cfg, is_train=False)
+        self.tiled_mapper.tiles = self.tiles
         self.rule = rule_of(load_metadata(weights))
+        if self.rule is not None and self.rule.tiles is None:
+            self.rule = self.rule._replace(tiles=tile_rule_of(str(weights)))
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path = "tiny", options: Sequence[str] = ()
+    ) -> LoupePredictor:
+        """A predictor by name: "tiny", a folder of a training run, or a file of weights.
+
+        Args:
+            name: A name of the model zoo, whose file is checked against its hash; a folder with a
+                configuration and weights; or a file of weights beside its configuration.
+            options: `KEY VALUE` pairs that change the configuration.
+
+        Raises:
+            ValueError: There is no such model; the message lists what there is.
+
+        Example:
+            >>> from loupe import LoupePredictor
+            >>> predictor = LoupePredictor.from_pretrained("tiny")
+            >>> predictor.tiles.side
+            512
+        """
+        return cls(*pretrained(name, options))
 
     @torch.no_grad()
-    def __call__(self, image: ImageSource) -> Prediction:
+    def __call__(self, image: ImageSource, progress: Progress | None = None) -> Prediction:
         """Predicts one image.
 
         Args:
             image: A path, the bytes of a file, a file opened in binary mode, a PIL image, or an
                 (H, W, 3) uint8 RGB array.
+            progress: Called with the number of windows done and of all, for an image that is larger
+                than the network's input.
 
         Raises:
             UnreadableImageError: The file is no readable image.
             TypeError, ValueError: It is something else.
         """
         pixels, orientation = pixels_of(image)
-        item = self.mapper.map_image(pixels, orientation=orientation)
-        (output,) = self.model([item])
+        item = self.tiled_mapper.map_image(pixels, orientation=orientation)
+        (output,) = predict_views(self.model, self.mapper, [item], self.tiles, progress)
+        if "error" in output:
+            raise ValueError(output["error"])
         return _prediction(item, output, self.rule)
 
     @torch.no_grad()
-    def predict_files(
+    def predict_many(
         self, files: Sequence[str | Path], workers: int = 0
     ) -> Iterator[FilePrediction]:
         """Predicts many files, in order, in batches of TEST.IMS_PER_BATCH.
 
         Args:
-            files: Image files.
+            files: Image files. Workers share the list and copy no names.
             workers: Processes that decode; 0 = this one.
 
         Yields:
             The file and its prediction, or the reason why it has none. One bad file ends nothing,
             and neither does the end of a worker.
+
+        Example:
+            >>> from loupe import LoupePredictor
+            >>> predictor = LoupePredictor.from_pretrained("tiny")
+            >>> for one in predictor.predict_many(["missing.jpg"]):
+            ...     print(one.prediction, one.error)
+            None missing.jpg: the file does not exist (restore it or drop it from the list)
         """
         model = guarded(self.model)
-        for batch in self.loader(files, workers):
-            yield from named_predictions(batch, model(batch), self.rule)
+        for batch in self._loader(files, workers, self.tiled_mapper):
+            outputs = predict_views(model, self.mapper, batch, self.tiles)
+            yield from named_predictions(batch, outputs, self.rule)
 
     def loader(self, files: Sequence[str | Path], workers: int = 0) -> SteadyLoader:
-        """Batches of TEST.IMS_PER_BATCH unlabelled items, in order; see `predict_files`.
+        """Batches of TEST.IMS_PER_BATCH unlabelled items, in order; see `predict_many`.
 
-        An unreadable image is an item with its error.
+        An unreadable image is an item with its error; a large one is shrunk and not cut.
         """
-        entries = [make_dataset_dict(file, str(file), label=None) for file in files]
+        return self._loader(files, workers, self.mapper)
+
+    def _loader(
+        self, files: Sequence[str | Path], workers: int, mapper: ForgeryDatasetMapper
+    ) -> SteadyLoader:
         return SteadyLoader(
-            EvaluationDataset(entries, self.mapper),
+            EvaluationDataset(FileEntries(files), mapper),
             batch_size=self.cfg.TEST.IMS_PER_BATCH,
             num_workers=workers,
             collate_fn=list,
@@ -194,10 +272,29 @@ def _prediction(
 ) -> Prediction:
     patch_map = output["patch_map"]
     maps = output["forgery_map"].numpy(), None if patch_map is None else patch_map.numpy()
+    scores: TileScores | None = output.get("tile_scores")
+    views = views_of(item, scores)
     if rule is None:
-        return Prediction(output["forgery_score"], *maps)
+        return Prediction(output["forgery_score"], *maps, views=views)
     height, width = item["valid_size"]
     pixels = item["image"][:, :height, :width].permute(1, 2, 0).cpu().numpy()
     smaller_side = min(item["height"], item["width"])
-    probability, word, reasons = rule.judge(output["forgery_score"], pixels, smaller_side)
-    return Prediction(probability, *maps, word, reasons)
+    windows = () if scores is None else (scores.windows, scores.side**2)
+    verdict = rule.judge(output["forgery_score"], pixels, smaller_side, *windows)
+    return Prediction(verdict.probability, *maps, verdict.word, verdict.reasons, views)
+
+
+def views_of(item: dict[str, Any], scores: TileScores | None) -> tuple[str, ...]:
+    """What the network saw of an image, in words."""
+    height, width = item["valid_size"]
+    factor = max(item["height"], item["width"]) / max(height, width)
+    if (height, width) == (item["height"], item["width"]):
+        whole = "whole image at its own scale"
+    elif factor >= 1:
+        whole = f"whole image shrunk {factor:.1f} times, to {width} x {height}"
+    else:
+        whole = f"whole image enlarged to {width} x {height}"
+    if scores is None:
+        return (whole,)
+    windows = f"{len(scores.windows)} windows of {scores.side} px at its own scale"
+    return whole, windows
