@@ -48,6 +48,7 @@ REFUSED = {
     "a tag that runs code": ("OUTPUT_DIR: !!python/object/apply:os.mkdir [ran]", "line 1: .* tag"),
     "a tag on a key": ("!!python/name:os.system x: 1", "line 1: .* tag"),
     "a harmless tag": ("SEED: !!int 3", "line 1: .* tag"),
+    "an alias in a list": ("A: &a [1]\nB: &b [*a, 1]\nC: *b", r"line 3: .* alias \*b"),
     "an alias": ("SOLVER: &a {BASE_LR: 0.1}\nTEST: *a", r"line 2: .* alias \*a"),
     "deep nesting": ("A: " + "[" * 5000, "nested more than 16 deep"),
     "no settings": ("just words", "holds no settings"),

@@ -75,9 +75,12 @@ def _check_plain(path: Path, text: str) -> None:
     """Refuses what plain settings do not need.
 
     Tags name types to build, aliases let a small file unfold into a huge one, and deep nesting
-    exhausts the stack. The events of the parser show them before anything is built.
+    exhausts the stack. The events of the parser show them before anything is built. An alias of a
+    plain list unfolds into nothing large, and Detectron2 writes one into each `config.yaml`.
     """
     depth = 0
+    lists: set[str] = set()
+    inside: str | None = None
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1
         if getattr(event, "tag", None):
@@ -85,7 +88,13 @@ def _check_plain(path: Path, text: str) -> None:
                 f"{path}, line {line}: has the tag {event.tag}; a configuration is data, and tags "
                 "can run code. Write the plain value"
             )
-        if isinstance(event, yaml.AliasEvent):
+        if isinstance(event, yaml.SequenceStartEvent):
+            inside = event.anchor
+        elif isinstance(event, yaml.SequenceEndEvent) and inside is not None:
+            lists.add(inside)
+        if not isinstance(event, yaml.ScalarEvent | yaml.SequenceStartEvent):
+            inside = None
+        if isinstance(event, yaml.AliasEvent) and event.anchor not in lists:
             raise ConfigError(f"{path}, line {line}: has the alias *{event.anchor}; write it out")
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)

@@ -109,7 +109,7 @@ class TiledMapper(ForgeryDatasetMapper):
         item = super().map_image(image, size, orientation)
         larger = max(image.shape[:2]) > self.size
         if self.tiles is not None and self.tiles.enabled and larger:
-            item["pixels"] = torch.from_numpy(np.ascontiguousarray(image))
+            item["pixels"] = np.ascontiguousarray(image)
         return item
 
 
@@ -256,7 +256,7 @@ def _with_windows(
     settings: TileSettings,
     progress: Progress | None,
 ) -> Item:
-    pixels = item["pixels"].numpy()
+    pixels = item["pixels"]
     windows = settings.windows(*pixels.shape[:2])
     made = MapMaker(overview["forgery_map"].numpy(), pixels.shape[:2], settings)
     scores: list[float] = []
