@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import time
@@ -37,6 +38,11 @@ def test_an_image_gets_its_prediction_with_regions_facts_and_pictures(client: ht
     assert np.array_equal(np.asarray(stored), np.rint(map_of(image) * 255))
     mask = Image.open(io.BytesIO(client.get(told["links"]["mask"]).content))
     assert np.array_equal(np.asarray(mask) > 0, map_of(image) > 0.5)
+    report = client.get(told["links"]["report"])
+    assert report.headers["content-disposition"].startswith("attachment")
+    assert hashlib.sha256(png()).hexdigest() in report.text
+    assert "&lt;b&gt;no&lt;/b&gt;" in report.text
+    assert "<b>" not in report.text
     assert client.get(told["links"]["preview"]).headers["content-type"] == "image/jpeg"
 
 

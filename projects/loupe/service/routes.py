@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, File, HTTPException, Query, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
 from loupe.service.bodies import full
 from loupe.service.queue import Job, QueueFullError
+from loupe.service.report import report
 from loupe.service.running import RefusedError, RunningService
 from loupe.service.schemas import Error, Health, Model, Prediction, prediction_of
 from loupe.service.store import PICTURES, Record, State
@@ -149,6 +150,23 @@ async def remove(request: Request, identifier: str) -> Response:
 
 
 @router.get(
+    "/v1/predictions/{identifier}/report",
+    summary="The report of a finished prediction, one HTML file",
+    response_class=HTMLResponse,
+    responses=refusals(422) | _missing("There is no such prediction, or it is not done"),
+)
+async def read_report(request: Request, identifier: str) -> HTMLResponse:
+    """Verdict, pictures, regions, facts, the file's hash and the model. A file to keep."""
+    service = service_of(request)
+    record = await _finished(service, identifier)
+    folder = service.store.folder(identifier)
+    text = await run_in_threadpool(report, record, folder, service.model)
+    # Never shown as a page of this service: the names and words in it are a client's.
+    headers = {"Content-Disposition": f'attachment; filename="loupe_{identifier[:8]}.html"'}
+    return HTMLResponse(text, headers=headers)
+
+
+@router.get(
     "/v1/predictions/{identifier}/{picture}",
     summary="A picture of a finished prediction",
     response_class=FileResponse,
@@ -161,11 +179,9 @@ async def remove(request: Request, identifier: str) -> Response:
 async def picture(request: Request, identifier: str, picture: str) -> FileResponse:
     """`map.png`, `mask.png`, `preview.jpg` or `preview_map.png`."""
     service = service_of(request)
-    record = await _record(service, identifier)
+    await _finished(service, identifier)
     if picture not in PICTURES:
         raise HTTPException(404, f"there is no such picture; there are {', '.join(PICTURES)}")
-    if record.state is not State.DONE:
-        raise HTTPException(404, f"the prediction is {record.state.value}, so it has no pictures")
     path = service.store.folder(identifier) / picture
     return FileResponse(path, media_type=MEDIA[path.suffix])
 
@@ -174,6 +190,13 @@ async def _record(service: RunningService, identifier: str) -> Record:
     record = await run_in_threadpool(service.store.get, identifier)
     if record is None:
         raise HTTPException(404, "there is no such prediction; it may have been removed")
+    return record
+
+
+async def _finished(service: RunningService, identifier: str) -> Record:
+    record = await _record(service, identifier)
+    if record.state is not State.DONE:
+        raise HTTPException(404, f"the prediction is {record.state.value}, so it has no files")
     return record
 
 
@@ -205,7 +228,7 @@ async def model(request: Request) -> Model:
     service = service_of(request)
     settings = service.settings
     return Model(
-        model=next((one.model for one in service.supervisors if one.model), {}),
+        model=service.model,
         max_bytes=settings.max_bytes,
         max_pixels=settings.max_pixels,
         max_seconds=settings.max_seconds,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from loupe.data.images.errors import ImageFaultError, TooLargeError
 from loupe.data.images.files import read_regular_file
@@ -89,6 +89,11 @@ class RunningService:
     def ready_workers(self) -> int:
         """Workers that take images."""
         return sum(supervisor.ready for supervisor in self.supervisors)
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """Facts of the model; empty until a worker is ready."""
+        return next((one.model for one in self.supervisors if one.model), {})
 
     def start(self) -> None:
         """Marks what an earlier service left, and starts the workers."""
