@@ -15,6 +15,8 @@ import numpy as np
 FORGED_COLOUR = (255, 0, 160)
 TRUTH_COLOUR = (0, 114, 255)
 _GAP = 4
+# Rows that are tinted at a time.
+_BAND = 256
 _WHITE = 255
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -40,9 +42,12 @@ def overlay(
         ValueError: image and map differ in size, or the image is not uint8 RGB.
     """
     _check(image, forgery_map, "forgery map")
-    strength = np.clip(forgery_map.astype(np.float32), 0, 1)[..., None] * 0.6
-    tinted = image * (1 - strength) + np.asarray(colour, np.float32) * strength
-    result = np.ascontiguousarray(tinted.round().astype(np.uint8))
+    result = np.empty_like(image)
+    for top in range(0, len(image), _BAND):  # Floats of a whole large image take gigabytes.
+        rows = slice(top, top + _BAND)
+        strength = np.clip(forgery_map[rows].astype(np.float32), 0, 1)[..., None] * 0.6
+        tinted = image[rows] * (1 - strength) + np.asarray(colour, np.float32) * strength
+        result[rows] = tinted.round()
     thickness = max(1, round(max(image.shape[:2]) / 300))
     result[_outline(forgery_map >= threshold, thickness)] = colour
     return result

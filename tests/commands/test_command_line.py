@@ -58,7 +58,7 @@ def test_tools_are_doors_of_a_few_lines():
     ("words", "message"),
     [
         (["predikt", "a.jpg"], "there is no command 'predikt'; did you mean predict?"),
-        (["predict", "a.jpg"], "required: --output; see loupe predict --help"),
+        (["predict", "a.jpg"], "give --output DIR or --json"),
         (["predict", "--output", "o", "SEED", "1"], "there is no INPUT before KEY VALUE"),
         (["predict", "no.jpg", "--output", "o"], "no.jpg: there is no such file or folder"),
         (["predict", "*.nothing", "--output", "o"], "no file fits the pattern"),

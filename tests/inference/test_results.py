@@ -74,12 +74,12 @@ def test_names_of_any_bytes_are_written_and_read_again(tmp_path):
 def test_a_table_has_its_name_only_when_it_is_whole(tmp_path):
     def interrupted():
         yield some("a.png")
-        assert "a.png" in (tmp_path / "predictions.unfinished.csv").read_text()
         raise KeyboardInterrupt
 
     names = {"a.png": "a"}
     with pytest.raises(KeyboardInterrupt):
         write_predictions(interrupted(), names, tmp_path, overlays=False)
+    assert "a.png" in (tmp_path / "predictions.unfinished.csv").read_text()
     assert not (tmp_path / "predictions.csv").exists()
     write_predictions([some("a.png")], names, tmp_path, overlays=False)
     assert not (tmp_path / "predictions.unfinished.csv").exists()

@@ -31,7 +31,7 @@ def map_of(image: np.ndarray) -> np.ndarray:
 
 
 class RedPredictor:
-    def predict_files(self, files: Sequence[str | Path]) -> Iterator[Found]:
+    def predict_many(self, files: Sequence[str | Path]) -> Iterator[Found]:
         for file in files:
             try:
                 image = read_image(file)

@@ -81,7 +81,7 @@ def parse(
     if isinstance(getattr(arguments, "inputs", None), list) and hasattr(arguments, "opts"):
         # argparse gives all positional words to the first list.
         arguments.inputs, arguments.opts = split_options(arguments.inputs)
-        if not arguments.inputs:
+        if not arguments.inputs and not getattr(arguments, "files_from", None):
             parser.error("there is no INPUT before KEY VALUE")
     return arguments
 

@@ -1,8 +1,9 @@
 """Says of each image how probable it is that it was forged, and where.
 
     loupe predict photograph.jpg --output predictions
-    loupe predict --output predictions folder *.jpg
-    loupe predict --output predictions --config-file FILE --weights FILE folder
+    loupe predict --output predictions folder "*.jpg"
+    loupe predict --output predictions --resume folder        # goes on after a stop
+    find . -name "*.jpg" | loupe predict --files-from - --json > predictions.jsonl
 
 INPUT: images, folders (with their subfolders) and patterns such as "*.jpg". Without a configuration
 it is the small Loupe that comes with the code (weights/README.md).
@@ -10,10 +11,16 @@ it is the small Loupe that comes with the code (weights/README.md).
 Writes to the output folder, at each image's own size and under its name:
 
     predictions.csv      file, probability, error (why there is no probability, if so), warning,
-                         verdict (authentic, forged, undecided), reasons of an undecided one
+                         verdict (authentic, forged, undecided), reasons of an undecided one, views
+                         (what the network saw: shrunk how far, how many windows)
+    regions.json         boxes, areas, scores and outlines of what is marked
+    regions.coco.json    the same for tools that read COCO
     maps/<name>.png      probability of each pixel, 8 bit, 255 = forged
     masks/<name>.png     0 or 255 = forged
     overlays/<name>.png  the image with its map drawn on it
+
+--json prints a line of JSON for each image. --resume leaves out images whose results are whole and
+of the same file and settings.
 
 Exit status: 0 = all images predicted, 1 = some were not readable (the table says which and why),
 2 = nothing was done.
@@ -22,47 +29,144 @@ Exit status: 0 = all images predicted, 1 = some were not readable (the table say
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from loupe.commands.command_line import (
     DEFAULT_CONFIG,
+    UsageError,
     add_config_options,
     read_config,
     run_command,
 )
 
+if TYPE_CHECKING:
+    from loupe.inference import LoupePredictor
+    from loupe.inference.results import Written
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    add_image_options(parser)
+    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="image, folder or pattern")
+    add_folder_options(parser, required=False)
+    parser.add_argument("--files-from", metavar="FILE", help="names, one a line; - = stdin")
+    parser.add_argument("--no-maps", action="store_true", help="write no pictures")
+    parser.add_argument("--resume", action="store_true", help="go on with what --output holds")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each image")
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    parser.add_argument("--threads", type=int, default=0, help="0 = as many as suit the machine")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: CUDA if there is one")
     add_config_options(parser, DEFAULT_CONFIG)
 
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:
     """Adds the images and how their predictions are written."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder or pattern")
-    parser.add_argument("--output", required=True, help="folder to write to")
+    add_folder_options(parser, required=True)
+
+
+def add_folder_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Adds the folder of results and how they are made."""
+    parser.add_argument("--output", required=required, help="folder to write to")
     parser.add_argument("--workers", type=int, default=1, help="processes that decode (default 1)")
     parser.add_argument("--no-overlays", action="store_true", help="do not draw overlays")
 
 
+def inputs_of(arguments: argparse.Namespace) -> list[str]:
+    """Inputs of the command line and of `--files-from`.
+
+    Raises:
+        UsageError: There is none.
+    """
+    inputs = list(arguments.inputs)
+    if arguments.files_from:
+        source = arguments.files_from
+        # Names may hold any bytes.
+        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        lines = data.split(b"\0" if b"\0" in data else b"\n")
+        names = [line.rstrip(b"\r").decode("utf-8", "surrogateescape") for line in lines]
+        inputs += [name for name in names if name]
+    if not inputs:
+        raise UsageError("there is no INPUT; give images, folders or --files-from")
+    if arguments.output is None and not arguments.json:
+        raise UsageError("there is no place for results; give --output DIR or --json")
+    if arguments.output is None and arguments.resume:
+        raise UsageError("--resume goes on in a folder; give --output DIR")
+    return inputs
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Predicts and writes."""
+    inputs = inputs_of(arguments)
+    if arguments.device:
+        arguments.opts = [*arguments.opts, "MODEL.DEVICE", arguments.device]
     cfg = read_config(arguments)
-    from loupe.inference import LoupePredictor, find_images, output_folder, write_predictions
+    from loupe.inference import LoupePredictor, find_images, output_folder
 
-    names = find_images(arguments.inputs)
-    with output_folder(arguments.output, arguments.inputs) as folder:
-        predictor = LoupePredictor(cfg, arguments.weights)
-        start = time.perf_counter()
-        predictions = predictor.predict_many(list(names), arguments.workers)
+    names = find_images(inputs)
+    if arguments.output is None:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments.no_maps = True
+            return predict(arguments, LoupePredictor(cfg, arguments.weights), names, Path(folder))
+    with output_folder(arguments.output, inputs, empty=not arguments.resume) as folder:
+        return predict(arguments, LoupePredictor(cfg, arguments.weights), names, folder)
+
+
+def predict(
+    arguments: argparse.Namespace, predictor: LoupePredictor, names: dict[str, str], folder: Path
+) -> int:
+    """Predicts what is not done yet; returns the exit status."""
+    from loupe.inference.journal import Journal, settings_digest
+    from loupe.inference.progress import Progress
+    from loupe.inference.results import write_predictions
+
+    maps, overlays = not arguments.no_maps, not (arguments.no_maps or arguments.no_overlays)
+    writes = [*["maps"] * maps, *["overlays"] * overlays]
+    settings = settings_digest(predictor.cfg.dump(), predictor.cfg.MODEL.WEIGHTS, writes)
+    progress = Progress(len(names), quiet=arguments.quiet)
+    start, failed = time.perf_counter(), 0
+
+    def told(written: Written) -> None:
+        progress.add(is_new=written.is_new)
+        if arguments.json:
+            print(json.dumps(as_json(written)), flush=True)
+
+    with Journal(folder, settings, resume=arguments.resume) as journal:
+        left = [file for file in names if journal.done(file) is None]
+        predictions = predictor.predict_many(left, arguments.workers)
         done, failed = write_predictions(
-            predictions, names, folder, overlays=not arguments.no_overlays
+            predictions,
+            names,
+            folder,
+            overlays=overlays,
+            maps=maps,
+            journal=journal,
+            told=told,
         )
+    progress.close()
     seconds = time.perf_counter() - start
-    print(f"{done} images predicted in {seconds:.1f} s, {failed} not readable: {folder}")
+    if not arguments.quiet:
+        known = f", {len(names) - len(left)} of them before" if arguments.resume else ""
+        line = f"{done} images predicted{known} in {seconds:.1f} s, {failed} not readable"
+        stream = sys.stderr if arguments.json else sys.stdout
+        print(line if arguments.output is None else f"{line}: {folder}", file=stream)
     return 1 if failed else 0
+
+
+def as_json(written: Written) -> dict[str, Any]:
+    """One image of `--json`."""
+    row = written.row
+    return written.entry() | {
+        "reasons": [one for one in row["reasons"].split("; ") if one],
+        "views": [one for one in row["views"].split("; ") if one],
+        "error": row["error"] or None,
+        "warning": row["warning"] or None,
+    }
 
 
 def main(words: Sequence[str] | None = None) -> int:

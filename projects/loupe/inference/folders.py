@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loupe.data.sources.files import RESULT_FOLDERS, RESULT_TABLES, list_images, result_names
+from loupe.inference.journal import JOURNAL
+from loupe.inference.regions import COCO, REGIONS
 from loupe.writing import LOCK, OutputError, locked_folder
 
 # What a run writes into its folder.
 TABLE, UNFINISHED_TABLE = RESULT_TABLES
 PICTURES = RESULT_FOLDERS
+# Beside the tables, of the same run.
+_OTHERS = (JOURNAL, REGIONS, COCO)
 
 
 def find_images(inputs: str | Path | Sequence[str | Path]) -> dict[str, str]:
@@ -106,7 +110,7 @@ def _refuse_inside(folder: Path, inputs: Sequence[str | Path]) -> None:
 
 
 def _refuse_links(folder: Path) -> None:
-    names = ("", TABLE, UNFINISHED_TABLE, LOCK, *PICTURES)
+    names = ("", TABLE, UNFINISHED_TABLE, LOCK, *_OTHERS, *PICTURES)
     for path in (folder / name for name in names):
         if path.is_symlink():
             raise OutputError(
@@ -127,5 +131,5 @@ def _remove_earlier(folder: Path) -> None:
     for path in pictures:
         if path.suffix == ".png":
             path.unlink()
-    for table in tables:
+    for table in (*tables, *(folder / name for name in _OTHERS)):
         table.unlink(missing_ok=True)

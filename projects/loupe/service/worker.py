@@ -32,7 +32,7 @@ class Found(Protocol):
 class Predictor(Protocol):
     """What a worker needs of a `LoupePredictor`."""
 
-    def predict_files(self, files: Sequence[str | Path]) -> Iterator[Found]:
+    def predict_many(self, files: Sequence[str | Path]) -> Iterator[Found]:
         """One result for each file, in order."""
 
 
@@ -111,7 +111,7 @@ def serve_jobs(connection: Connection, build: Build) -> None:
 def predict_jobs(made: Made, jobs: list[tuple[str, str, Path]]) -> Iterator[Ended]:
     """Predicts a batch; yields each image's end."""
     start = time.perf_counter()
-    found = made.predictor.predict_files([folder / UPLOAD for _, _, folder in jobs])
+    found = made.predictor.predict_many([folder / UPLOAD for _, _, folder in jobs])
     for (identifier, name, folder), one in zip(jobs, found, strict=True):
         status, error, result = _outcome(made, name, folder, one)
         now = time.perf_counter()
