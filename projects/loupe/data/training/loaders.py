@@ -142,13 +142,21 @@ class TrainLoader:
                 _logger.warning("Skipped in training (%d so far): %s", len(self.skipped), message)
 
 
-def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
+def build_train_loader(
+    cfg: CfgNode,
+    start_batch: int = 0,
+    *,
+    mapper: Callable[[Item], Item] | None = None,
+    load: Callable[[str], DatasetIndex | list[Item]] = load_index,
+) -> TrainLoader:
     """Endless batches of IMS_PER_BATCH / processes items from DATASETS.TRAIN.
 
     Args:
         cfg: the config.
         start_batch: number of batches that a resumed run has consumed; the stream goes on behind
             them exactly as if it had not been interrupted.
+        mapper: from dataset dicts to items; by default those of a detector.
+        load: from a name to dataset dicts.
 
     Raises:
         ValueError: the batch cannot be shared out, or an image has no label.
@@ -160,7 +168,7 @@ def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; "
             f"it must be a multiple of the {processes} processes"
         )
-    parts = [load_index(name) for name in cfg.DATASETS.TRAIN]
+    parts = [load(name) for name in cfg.DATASETS.TRAIN]
     labels = _labels(parts)
     _logger.info(
         "Training images: %d, of which %d forged", len(labels), int(np.count_nonzero(labels))
@@ -179,7 +187,7 @@ def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
         sampler = build_sampler(cfg.DATALOADER.SAMPLER_TRAIN, labels, seed)
         sampler.skip(start_batch * batch_size)
         batches = {"batch_size": batch_size, "sampler": sampler, "drop_last": True}
-    mapper = ForgeryDatasetMapper(cfg, is_train=True)
+    mapper = mapper or ForgeryDatasetMapper(cfg, is_train=True)
     dataset = TrainingDataset(ConcatDataset([_shared(part) for part in parts]), mapper, seed)
     return TrainLoader(
         SteadyLoader(
@@ -192,13 +200,19 @@ def build_train_loader(cfg: CfgNode, start_batch: int = 0) -> TrainLoader:
     )
 
 
-def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
+def build_test_loader(
+    cfg: CfgNode,
+    name: str,
+    *,
+    mapper: Callable[[Item], Item] | None = None,
+    load: Callable[[str], DatasetIndex | list[Item]] = load_index,
+) -> DataLoader:
     """Batches of TEST.IMS_PER_BATCH items; each process has its own part of the set, in order.
 
     If the model adapts, each process has its own part of the images of each adaptation step.
     """
-    entries = load_index(name)
-    mapper = ForgeryDatasetMapper(cfg, is_train=False)
+    entries = load(name)
+    mapper = mapper or ForgeryDatasetMapper(cfg, is_train=False)
     dataset = EvaluationDataset(_shared(entries), mapper)
     adapts = cfg.ADAPTATION.MODE != "none"
     images_per_step = cfg.ADAPTATION.IMS_PER_BATCH if adapts else len(entries)

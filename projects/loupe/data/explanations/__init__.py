@@ -1,0 +1,1 @@
+"""Explanations as training data: readers of published files, and text from exact truths."""

@@ -1,0 +1,1 @@
+"""Scores of explanations: facts first, then overlap with reference texts."""

@@ -1,0 +1,118 @@
+"""From the configuration to an `Explainer`: the one place where keys meet arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from loupe.checkpoint import load_into, load_weights
+from loupe.explanation.adapters import add_adapters
+from loupe.explanation.bases import Base, BaseError, join, load_base
+from loupe.explanation.region_features import EncoderTower, RegionTower
+
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# Stands for the image in vocabularies that have no token of that name: reserved, never written.
+_IMAGE_TOKENS = ("<image>", "<reponame>")
+
+
+def explainer_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Arguments of `Explainer`.
+
+    Raises:
+        BaseError: The base model is not there, or keys contradict each other.
+    """
+    keys = cfg.MODEL.EXPLAINER
+    base = load_base(keys.BASE, _TYPES[keys.DTYPE])
+    guide = build_guide(cfg) if keys.GUIDE_WEIGHTS else None
+    if keys.MASK_SOURCE == "guide" and guide is None:
+        raise BaseError(
+            "MODEL.EXPLAINER.MASK_SOURCE is guide; MODEL.EXPLAINER.GUIDE_WEIGHTS names no weights"
+        )
+    image_id = image_token(base.tokenizer)
+    vlm, tokens, patch_size = with_tower(base, guide, image_id, keys.GRID, keys.ALPHA)
+    add_adapters(vlm, keys.LORA_RANK, keys.LORA_ALPHA, keys.LORA_DROPOUT)
+    return {
+        "vlm": vlm,
+        "tokenizer": base.tokenizer,
+        "guide": guide,
+        "template": keys.TEMPLATE,
+        "image_id": image_id,
+        "image_tokens": tokens,
+        "trained": trained_names(vlm, projector=keys.TRAIN_PROJECTOR or not base.sees),
+        "settings": {
+            "alpha": keys.ALPHA,
+            "background": keys.BACKGROUND,
+            "template": keys.TEMPLATE,
+            "base": keys.BASE.rstrip("/").rpartition("/")[2],
+            "digest": base.digest,
+            "grid": 0 if base.sees else keys.GRID,
+            "lora_alpha": keys.LORA_ALPHA,
+        },
+        "background": keys.BACKGROUND,
+        "mask_source": keys.MASK_SOURCE,
+        "max_new_tokens": keys.MAX_NEW_TOKENS,
+        "patch_size": patch_size,
+        "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
+        "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
+    }
+
+
+def build_guide(cfg: CfgNode) -> nn.Module:
+    """The Loupe that a configuration describes, with the weights of GUIDE_WEIGHTS."""
+    weights = cfg.MODEL.EXPLAINER.GUIDE_WEIGHTS
+    own = cfg.clone()
+    own.defrost()
+    own.MODEL.META_ARCHITECTURE, own.MODEL.WEIGHTS, own.MODEL.NEW_PARTS = "Loupe", weights, []
+    guide = build_model(own).eval()
+    load_into(guide, load_weights(weights), source=weights)
+    return guide.requires_grad_(False)
+
+
+def with_tower(
+    base: Base, guide: nn.Module | None, image_id: int, grid: int, alpha: float
+) -> tuple[nn.Module, int, int]:
+    """The base with a `RegionTower`; the number of its tokens; the unit of the canvas in pixels.
+
+    Raises:
+        BaseError: A language model alone has no detector whose encoder it could see by.
+    """
+    if base.sees:
+        model = base.model
+        vision = model.config.vision_config
+        model.model.vision_tower = RegionTower(model.model.vision_tower, alpha)
+        return model, (vision.image_size // vision.patch_size) ** 2, vision.image_size
+    if guide is None:
+        raise BaseError(
+            "MODEL.EXPLAINER.BASE is a language model alone, which needs an encoder to see by; "
+            "name a Loupe in MODEL.EXPLAINER.GUIDE_WEIGHTS"
+        )
+    backbone = guide.backbone
+    tower = RegionTower(EncoderTower(backbone, grid), alpha)
+    vlm = join(base.model, tower, backbone.embed_dim, grid * grid, image_id)
+    return vlm, grid * grid, backbone.size_divisibility
+
+
+def image_token(tokenizer: Any) -> int:
+    """The token that stands for the image.
+
+    Raises:
+        BaseError: The vocabulary has none that could.
+    """
+    vocabulary = tokenizer.get_vocab()
+    for token in _IMAGE_TOKENS:
+        if token in vocabulary:
+            return int(vocabulary[token])
+    raise BaseError(f"the tokenizer has none of {', '.join(_IMAGE_TOKENS)} to stand for the image")
+
+
+def trained_names(vlm: nn.Module, *, projector: bool) -> list[str]:
+    """Names, in an `Explainer`, of the adapters and of the projector if it trains."""
+    return [
+        f"vlm.{name}"
+        for name, _ in vlm.named_parameters()
+        if "lora_" in name or (projector and "multi_modal_projector" in name)
+    ]
