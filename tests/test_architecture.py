@@ -24,7 +24,10 @@ MAY_IMPORT = {
     "install_detectron2": set(),
     "checkpoint": {"model_zoo"},
     "modeling": {"structures", "ops", "checkpoint"},
-    "explanation": {"structures", "vocabulary", "checkpoint", "modeling", "data.images"},
+    "explanation": {
+        *("structures", "vocabulary", "model_zoo", "checkpoint", "modeling"),
+        *("evaluation", "data.images"),
+    },
     "synthesis": {"structures"},
     "data.images": {"structures", "synthesis"},
     "data.sources": {"structures", "synthesis", "data.images"},

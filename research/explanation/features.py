@@ -76,8 +76,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 @cache
 def predictor() -> LoupePredictor:
-    """The small Loupe, once for each process."""
-    return LoupePredictor(load_config(CONFIGS / "loupe_tiny.yaml"))
+    """The small explainer's detector, once for each process."""
+    weights = load_config(CONFIGS / "explain_tiny.yaml").MODEL.EXPLAINER.GUIDE_WEIGHTS
+    return LoupePredictor(load_config(CONFIGS / "loupe_tiny.yaml"), weights)
 
 
 @cache

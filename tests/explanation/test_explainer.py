@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from loupe.data.explanations.readers import is_explanations, read_explanations
 from loupe.data.explanations.truth import all_texts
 from loupe.data.images.errors import UnreadableImageError
 from loupe.data.sources.entries import DatasetError, make_dataset_dict
-from loupe.explanation.batches import IGNORED, encode, pad
 from loupe.explanation.bases import BaseError, load_base
-from loupe.explanation.explainer import Explainer
+from loupe.explanation.batches import IGNORED, encode
+from loupe.explanation.explainer import Explainer, Written
+from loupe.explanation.facts import measure
 from loupe.explanation.prompts import QUESTION, TEMPLATES, fill, question_of
 from loupe.explanation.region_features import RegionTower, binary_mask, blend, masked_image
+from loupe.explanation.writer import Writer
+from loupe.structures import Prediction
 from tests.explanation.tiny import CLIP, LANGUAGE, tiny_llava, worded_explainer
 
 SIZE = CLIP["image_size"]
@@ -200,11 +204,12 @@ def test_exactly_the_explanation_and_its_end_are_supervised(explainer: Explainer
 
 
 def test_a_small_bpe_supervises_no_colon():
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
     prompt = fill(TEMPLATES["vicuna"], QUESTION, "Type: object tampering")
     trainer = trainers.BpeTrainer(
         vocab_size=300,
@@ -244,7 +249,7 @@ def test_an_explanation_that_is_cut_says_so():
         short.vlm.model.language_model.norm.weight.fill_(1.0)
         short.vlm.lm_head.weight[end] = 1e3
     (written,) = short.write([item()])
-    assert written.complete in (True, False)
+    assert written == Written("", True)
 
 
 def test_an_unreadable_image_is_an_error_among_explanations(explainer: Explainer):
@@ -327,7 +332,9 @@ def test_six_channels_pass_through_the_tiles_of_llava_next():
     white = torch.cat([tiles, tiles], dim=2)
     masked = torch.cat([tiles, tiles * (torch.rand(1, 3, 1, 32, 32) > 0.5)], dim=2)
     features = [
-        torch.cat(list(model.model.get_image_features(pixels, sizes, return_dict=True).pooler_output))
+        torch.cat(
+            list(model.model.get_image_features(pixels, sizes, return_dict=True).pooler_output)
+        )
         for pixels in (white, masked)
     ]
     assert features[0].shape == features[1].shape
@@ -363,6 +370,48 @@ def test_a_folder_of_a_llava_is_a_base(tmp_path: Path):
     assert isinstance(model.model.vision_tower, RegionTower)
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_text_is_checked_against_verdict_and_mask(marked: bool, monkeypatch):
+    writer = Writer(worded_explainer(TEXTS), SIZE)
+    image = np.full((80, 80, 3), 20, np.uint8)  # Larger than the model sees.
+    forgery_map = np.zeros((80, 80), np.float32)
+    forgery_map[50:, 50:] = float(marked)
+    told = "Authentic? No: it was forged at the upper left. It is large and dark."
+    monkeypatch.setattr(writer.model, "write", lambda items: [Written(told, False)])
+    text = writer.write(image, Prediction(0.9, forgery_map, None, "undecided"))
+    assert text.text == told
+    assert "The text was cut at the limit of its length." in text.warnings
+    assert any("detector undecided" in line for line in text.warnings)
+    if marked:
+        assert any("cell upper left, measured lower right" in line for line in text.warnings)
+        assert not any("tone" in line for line in text.warnings)
+    else:
+        assert "The text names a region, and none is marked." in text.warnings
+
+
+def test_nothing_is_asked_of_a_network(tmp_path: Path, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a network was asked")
+
+    for name in ("create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    explainer = worded_explainer(TEXTS)
+    explainer.tokenizer.save_pretrained(tmp_path)
+    explainer.vlm.model.vision_tower = explainer.vlm.model.vision_tower.tower
+    explainer.vlm.save_pretrained(tmp_path)
+    assert load_base(str(tmp_path), torch.float32).sees
+    own = worded_explainer(TEXTS, lora={"r": 2, "alpha": 4})
+    assert np.isfinite(loss_of(own, item()))
+    writer = Writer(own, SIZE)
+    image = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+    forgery_map = np.zeros((96, 96), np.float32)
+    forgery_map[:40, :40] = 1
+    prediction = Prediction(0.9, forgery_map, None)
+    assert writer.write(image, prediction).text is not None
+    assert measure(image, prediction)
+
+
 # ---- Readers
 
 
@@ -395,7 +444,10 @@ def test_published_layouts_are_read(tmp_path: Path):
     [
         ({"conversations": []}, 'entry 0: it has no "image"'),
         ({"image": "a.png"}, "neither"),
-        ({"image": "a.png", "conversations": [{"from": "gpt", "value": "x"}]}, "lacks the question"),
+        (
+            {"image": "a.png", "conversations": [{"from": "gpt", "value": "x"}]},
+            "lacks the question",
+        ),
         ({"image": "none.png", "Type": "real"}, r"none\.png is missing"),
         ({"image": "a.png", "mask": "no.png", "Type": "x"}, r"no\.png is missing"),
     ],

@@ -3,10 +3,14 @@
     loupe explain photograph.jpg
     loupe explain folder *.jpg --output explanations
     loupe explain photograph.jpg --mask mask.png             # any map: 255 = forged
+    loupe explain photograph.jpg --write                     # and a text by a language model
 
 INPUT: images, folders and patterns. Prints plain sentences, each with its number and how unusual it
 is among authentic photographs. With --output also writes explanations.json: every fact with value,
 unit and percentile. The map is that of the detector, or of any tool by --mask.
+
+--write needs pip install 'loupe[explain]'. Its text stands apart from the measured facts; where it
+contradicts them, or was cut, a line says so. No network is used.
 
 Exit status: 0 = all images explained, 1 = some could not be, 2 = nothing was done.
 """
@@ -30,6 +34,7 @@ from loupe.commands.command_line import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from loupe.explanation.writer import Writer
     from loupe.structures import Prediction
 
 
@@ -38,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder or pattern")
     parser.add_argument("--output", type=Path, help="folder for explanations.json")
     parser.add_argument("--mask", type=Path, help="a map of one image, in place of the detector's")
+    parser.add_argument("--write", action="store_true", help="also a text by a language model")
+    parser.add_argument(
+        "--explainer",
+        type=Path,
+        metavar="FILE",
+        help="configuration of the language model; default: the small explainer",
+    )
     add_config_options(parser, DEFAULT_CONFIG)
 
 
@@ -51,12 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     names = find_images(arguments.inputs)
     if arguments.mask is not None and len(names) != 1:
         raise UsageError(f"--mask belongs to one image, and there are {len(names)}")
+    writer = load_writer(arguments.explainer) if arguments.write else None
     predictor = LoupePredictor(cfg, arguments.weights)
     explained: dict[str, Any] = {}
     failed = 0
     for file in names:
         try:
-            explained[file] = explain_file(predictor, file, arguments.mask)
+            explained[file] = explain_file(predictor, file, arguments.mask, writer)
         except UnreadableImageError as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
@@ -65,7 +78,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 2 if failed == len(names) else 1 if failed else 0
 
 
-def explain_file(predictor: Any, file: str, mask: Path | None) -> dict[str, Any]:
+def load_writer(config_file: Path | None) -> Writer:
+    """The language model of a configuration; by default the small one."""
+    from loupe.config import load_config
+    from loupe.explanation.writer import Writer
+    from loupe.model_zoo import CONFIGS
+
+    return Writer.from_config(load_config(config_file or CONFIGS / "explain_tiny.yaml"))
+
+
+def explain_file(
+    predictor: Any, file: str, mask: Path | None, writer: Writer | None
+) -> dict[str, Any]:
     """Measures one image, prints its sentences, and returns them with their numbers."""
     from loupe.data.images.decoding import read_image
     from loupe.explanation.facts import measure
@@ -76,11 +100,17 @@ def explain_file(predictor: Any, file: str, mask: Path | None) -> dict[str, Any]
         prediction = with_map(prediction, mask, image)
     facts = measure(image, prediction, file=Path(file).read_bytes())
     print(f"{file}\n" + "".join(f"  {fact.sentence}\n" for fact in facts), end="")
-    return {"facts": [fact._asdict() for fact in facts]}
+    content: dict[str, Any] = {"facts": [fact._asdict() for fact in facts]}
+    if writer is not None:
+        text = writer.write(image, prediction)
+        print("  Written by a language model, not measured:")
+        print("".join(f"    {line}\n" for line in (text.text, *text.warnings)), end="")
+        content["text"] = text._asdict()
+    return content
 
 
 def with_map(prediction: Prediction, mask: Path, image: np.ndarray) -> Prediction:
-    """The prediction with a map of another tool; its patch map and verdict no longer apply.
+    """The prediction with a map of another tool; its patch map no longer applies.
 
     Raises:
         UsageError: The map has another size.

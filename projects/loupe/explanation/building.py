@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from loupe.checkpoint import load_into, load_weights
-from loupe.explanation.adapters import add_adapters
+from loupe.explanation.adapters import add_adapters, digest
 from loupe.explanation.bases import Base, BaseError, join, load_base
 from loupe.explanation.region_features import EncoderTower, RegionTower
+from loupe.model_zoo import is_shipped, shipped_file
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Stands for the image in vocabularies that have no token of that name: reserved, never written.
@@ -50,6 +52,7 @@ def explainer_arguments(cfg: CfgNode) -> dict[str, Any]:
             "base": keys.BASE.rstrip("/").rpartition("/")[2],
             "digest": base.digest,
             "grid": 0 if base.sees else keys.GRID,
+            "tower": "" if base.sees else guide_digest(keys.GUIDE_WEIGHTS),
             "lora_alpha": keys.LORA_ALPHA,
         },
         "background": keys.BACKGROUND,
@@ -59,6 +62,11 @@ def explainer_arguments(cfg: CfgNode) -> dict[str, Any]:
         "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
     }
+
+
+def guide_digest(name: str) -> str:
+    """Of the file of a Loupe: adapters that see by one encoder do not fit another."""
+    return digest([shipped_file(name) if is_shipped(name) else Path(name)])
 
 
 def build_guide(cfg: CfgNode) -> nn.Module:

@@ -114,7 +114,7 @@ class ExplanationEvaluator(DatasetEvaluator):
     def _write(
         self, rows: list[Explained], overlap: dict[str, float], errors: dict[str, str]
     ) -> None:
-        stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.dataset_name)[:80]
+        stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.dataset_name)[-80:]
         folder = Path(self.output_dir or ".") / "inference"
         metrics = {name: one._asdict() for name, one in self.scores.items()}
         content = {"dataset": self.dataset_name, "images": len(rows), "errors": errors}
