@@ -55,26 +55,25 @@ class Arm(NamedTuple):
     Attributes:
         alpha: Weight of the whole image.
         trained: Mask in training.
-        tested: Mask in the test.
+        tested: Mask in the test, by the name of its results.
         words: Whether the question names the mask's place and size.
     """
 
     alpha: float
     trained: str
-    tested: str
+    tested: dict[str, str]
     words: bool = False
 
 
 ARMS = {
-    "none": Arm(1.0, "white", "white"),
-    "predicted": Arm(0.5, "predicted", "predicted"),
-    "truth": Arm(0.5, "truth", "truth"),
-    "shuffled": Arm(0.5, "shuffled", "shuffled"),
-    "truth, then predicted": Arm(0.5, "truth", "predicted"),
-    "jittered": Arm(0.5, "jittered", "jittered"),
-    "region only": Arm(0.0, "truth", "truth"),
-    "words": Arm(1.0, "predicted", "predicted", words=True),
-    "as released": Arm(0.5, "released", "released"),
+    "none": Arm(1.0, "white", {"none": "white"}),
+    "predicted": Arm(0.5, "predicted", {"predicted": "predicted"}),
+    "truth": Arm(0.5, "truth", {"truth": "truth", "truth, then predicted": "predicted"}),
+    "shuffled": Arm(0.5, "shuffled", {"shuffled": "shuffled"}),
+    "jittered": Arm(0.5, "jittered", {"jittered": "jittered"}),
+    "region only": Arm(0.0, "truth", {"region only": "truth"}),
+    "words": Arm(1.0, "predicted", {"words": "predicted"}, words=True),
+    "as released": Arm(0.5, "released", {"as released": "released"}),
 }
 
 
@@ -136,7 +135,7 @@ def write_data(arguments: argparse.Namespace) -> None:
             images, truth, predicted, claims = zip(
                 *pool.map(make, tasks, chunksize=20), strict=True
             )
-            np.savez(
+            np.savez_compressed(
                 arguments.folder / f"{split}.npz",
                 image=np.stack(images),
                 truth=np.stack(truth),
@@ -244,10 +243,9 @@ def build(alpha: float, seed: int) -> Explainer:
 def run_one(task: tuple[str, int, argparse.Namespace]) -> str:
     """Trains and tests one arm with one seed; writes what it claims of each test image."""
     name, seed, arguments = task
-    path = arguments.folder / "runs" / f"{name}-{seed}.json"
-    if path.is_file():
+    arm, runs = ARMS[name], arguments.folder / "runs"
+    if all((runs / f"{one}-{seed}.json").is_file() for one in arm.tested):
         return f"{name} {seed}: there already"
-    arm = ARMS[name]
     model = build(arm.alpha, seed).to(arguments.device).train()
     train, test = (Part(arguments.folder / f"{part}.npz") for part in ("train", "test"))
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.01)
@@ -269,14 +267,22 @@ def run_one(task: tuple[str, int, argparse.Namespace]) -> str:
         optimizer.step()
         schedule.step()
     model.eval()
-    written = []
+    for shown, kind in arm.tested.items():
+        texts = write_texts(model, test, kind, arm.words, seed)
+        content = {"arm": shown, "seed": seed, "loss": loss.item(), "texts": texts}
+        write_json(runs / f"{shown}-{seed}.json", content)
+    return f"{name} {seed}: loss {loss.item():.3f}"
+
+
+def write_texts(model: Explainer, test: Part, kind: str, words: bool, seed: int) -> list[str]:
+    """What a trained model says of each test image."""
+    texts: list[str] = []
     for start in range(0, len(test), 100):
         rng = np.random.default_rng((9, seed, start))
         rows = range(start, min(start + 100, len(test)))
-        written += model.write([test.item(arm.tested, arm.words, i, rng) for i in rows])
-    texts = [one.text for one in written]
-    write_json(path, {"arm": name, "seed": seed, "loss": loss.item(), "texts": texts})
-    return f"{name} {seed}: loss {loss.item():.3f}"
+        written = model.write([test.item(kind, words, i, rng) for i in rows])
+        texts += [one.text for one in written]
+    return texts
 
 
 def run_all(arguments: argparse.Namespace) -> None:

@@ -4,8 +4,8 @@
         --seconds 220 --output $OUT
 
 Renders and encodes examples on all cores for a quarter of the time, and test examples from
-photographs of which no training example is made, while the model loads; then trains by configs/explain_tiny_train.yaml as
-many steps as the rest of the time allows, evaluates, and writes to the output
+photographs of which no training example is made, while the model loads; then trains by
+configs/explain_tiny_train.yaml as many steps as the rest of the time allows, evaluates, and writes
 
     explain_tiny.safetensors    adapters and projector, half precision
     summary.json                counts, steps, seconds, and where the scores are
@@ -17,10 +17,14 @@ No network is used. On a CPU it works, too, but slowly.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import tarfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -56,6 +60,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tested", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--most-steps", type=int, default=4000)
+    parser.add_argument("--experiment", action="store_true", help="run it beside, on the cores")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="further settings")
     return parser.parse_intermixed_args(words)
@@ -116,6 +121,29 @@ def seconds_per_step(model: nn.Module, cfg: CfgNode) -> float:
     return (time.perf_counter() - start) / (TRIAL_STEPS - TRIAL_STEPS // 3)
 
 
+def start_experiment(arguments: argparse.Namespace, work: Path) -> subprocess.Popen[bytes]:
+    """Starts the primary arms of the experiment on a smaller set, on the cores that are idle."""
+    program = f"{sys.executable} -m research.explanation.experiment"
+    common = f"--folder {work}/experiment --workers {max(1, arguments.workers - 3)}"
+    data = f"--photographs {arguments.photographs} --held {arguments.held}"
+    data += " --trained 2400 --tested 400"
+    arms = "--arms none predicted truth shuffled --steps 200"
+    line = f"{program} data {common} {data} && {program} run {common} {arms}"
+    # A session of its own, so that all its processes end together.
+    return subprocess.Popen(line, shell=True, start_new_session=True)
+
+
+def end_experiment(process: subprocess.Popen[bytes], arguments: argparse.Namespace) -> None:
+    """Ends it, done or not, and packs what is done."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    folder = arguments.output.parent / "explain_work" / "experiment"
+    names = [path for path in (folder / "runs", folder / "test.npz") if path.exists()]
+    with tarfile.open(arguments.output / "experiment.tgz", "w:gz") as archive:
+        for path in names:
+            archive.add(path, path.name)
+
+
 def publish(work: Path, output: Path) -> None:
     """Writes the adapters in half precision."""
     weights = load_weights(work / "run" / "model_final.pth")
@@ -136,6 +164,7 @@ def main(words: list[str] | None = None) -> None:
     print(f"model there after {time.perf_counter() - began:.0f} s", flush=True)
     if any(process.wait() for process in rendering):
         raise RuntimeError("rendering failed; see above")
+    experiment = start_experiment(arguments, work) if arguments.experiment else None
     rendered = time.perf_counter() - began
     print(f"rendered in {rendered:.0f} s", flush=True)
     per_step = seconds_per_step(ReadyTrainer.ready, settings(arguments, work, 10))
@@ -147,6 +176,10 @@ def main(words: list[str] | None = None) -> None:
     trainer.resume_or_load(resume=False)
     trainer.train()
     publish(work, arguments.output)
+    if experiment is not None:
+        with suppress(subprocess.TimeoutExpired):
+            experiment.wait(max(0.1, arguments.seconds - (time.perf_counter() - began)))
+        end_experiment(experiment, arguments)
     (arguments.output / "run").mkdir(exist_ok=True)
     for path in [work / "run" / "metrics.json", *(work / "run" / "inference").glob("*")]:
         shutil.copy(path, arguments.output / "run" / path.name)
