@@ -38,7 +38,7 @@ MAY_IMPORT = {
     },
     "evaluation": {"structures", "vocabulary", "data.images"},
     "visualization": {"structures"},
-    "doctor": {"data.sources", "data.images"},
+    "doctor": {"structures", "data.sources", "data.images"},
     "challenge": {"structures", "data.sources", "data.images", "evaluation"},
     "robustness": {
         *("structures", "modeling", "evaluation"),

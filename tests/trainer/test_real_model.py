@@ -1,4 +1,4 @@
-"""The step on Loupe itself, at a tiny size."""
+"""The step on the real models, at a tiny size."""
 
 from __future__ import annotations
 
@@ -9,29 +9,18 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from torch import nn
 
-from loupe.modeling.loupe import Loupe
 from loupe.trainer import LoupeTrainer
 from loupe.trainer.step import TrainingStep
-from tests.trainer.toy import toy_config
+from tests.trainer.toy import TINY_MODELS, toy_config
 
 
 def tiny_loupe(folder: Path, *options: object) -> CfgNode:
-    return toy_config(
-        folder,
-        *("MODEL.META_ARCHITECTURE", "Loupe", "MODEL.SEGMENTER.CONDITION_JITTER", 0.0),
-        *("MODEL.PERCEPTION_ENCODER.NAME", "vit_pe_core_tiny_patch16_384"),
-        *("MODEL.PERCEPTION_ENCODER.DEPTH", 1, "MODEL.PERCEPTION_ENCODER.EMBED_DIM", 32),
-        *("MODEL.PERCEPTION_ENCODER.NUM_HEADS", 2, "MODEL.SEGMENTER.FEATURE_DIM", 32),
-        *("MODEL.SEGMENTER.NUM_HEADS", 2, "MODEL.SEGMENTER.PIXEL_LAYERS", 1),
-        *("MODEL.SEGMENTER.PIXEL_FFN_DIM", 32, "MODEL.SEGMENTER.MASK_FFN_DIM", 32),
-        *("MODEL.SEGMENTER.MASK_LAYERS", 2, "MODEL.SEGMENTER.NUM_QUERIES", 3),
-        *("MODEL.SEGMENTER.TRAIN_POINTS", 64, "INPUT.SIZE", 64, "INPUT.TARGETS", "regions"),
-        *options,
-    )
+    return toy_config(folder, *TINY_MODELS["Loupe"], *options)
 
 
-def step_of(cfg: CfgNode, items: list[dict], size: int) -> Loupe:
+def step_of(cfg: CfgNode, items: list[dict], size: int) -> nn.Module:
     """One step of plain descent over `items` in micro-batches of `size`."""
     torch.manual_seed(0)
     model = build_model(cfg)
@@ -50,10 +39,12 @@ def step_of(cfg: CfgNode, items: list[dict], size: int) -> Loupe:
     return model
 
 
+@pytest.mark.parametrize("model", TINY_MODELS)
 @pytest.mark.parametrize("resize", ["squash", "pad"])
-def test_four_micro_batches_of_two_equal_one_batch_of_eight(folder, resize):
-    cfg = tiny_loupe(
+def test_four_micro_batches_of_two_equal_one_batch_of_eight(folder, resize, model):
+    cfg = toy_config(
         folder,
+        *TINY_MODELS[model],
         "SOLVER.IMS_PER_BATCH",
         8,
         "INPUT.RESIZE",
@@ -76,8 +67,10 @@ def test_four_micro_batches_of_two_equal_one_batch_of_eight(folder, resize):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6, msg=name)
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(folder):
-    cfg = tiny_loupe(folder, "SOLVER.CHECKPOINT_PERIOD", 2, "MODEL.FREEZE", ["backbone"])
+@pytest.mark.parametrize("model", TINY_MODELS)
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(folder, model):
+    options = ("SOLVER.CHECKPOINT_PERIOD", 2, "MODEL.FREEZE", ["backbone"])
+    cfg = toy_config(folder, *TINY_MODELS[model], *options)
     whole = LoupeTrainer(cfg)
     whole.train()
     (folder / "output" / "last_checkpoint").write_text("model_0000001.pth")

@@ -87,6 +87,32 @@ def toy_config(folder: Path, *options: Any) -> CfgNode:
     return cfg
 
 
+# The two real models, at a size of milliseconds; each takes the items of the same mapper.
+_TINY_ENCODER = (
+    *("MODEL.PERCEPTION_ENCODER.NAME", "vit_pe_core_tiny_patch16_384"),
+    *("MODEL.PERCEPTION_ENCODER.DEPTH", 1, "MODEL.PERCEPTION_ENCODER.EMBED_DIM", 32),
+    *("MODEL.PERCEPTION_ENCODER.NUM_HEADS", 2, "INPUT.SIZE", 64, "INPUT.TARGETS", "regions"),
+)
+TINY_MODELS: dict[str, tuple[object, ...]] = {
+    "Loupe": (
+        *("MODEL.META_ARCHITECTURE", "Loupe", "MODEL.SEGMENTER.CONDITION_JITTER", 0.0),
+        *_TINY_ENCODER,
+        *("MODEL.SEGMENTER.FEATURE_DIM", 32),
+        *("MODEL.SEGMENTER.NUM_HEADS", 2, "MODEL.SEGMENTER.PIXEL_LAYERS", 1),
+        *("MODEL.SEGMENTER.PIXEL_FFN_DIM", 32, "MODEL.SEGMENTER.MASK_FFN_DIM", 32),
+        *("MODEL.SEGMENTER.MASK_LAYERS", 2, "MODEL.SEGMENTER.NUM_QUERIES", 3),
+        *("MODEL.SEGMENTER.TRAIN_POINTS", 64),
+    ),
+    "ForgeryExpert": (
+        *("MODEL.META_ARCHITECTURE", "ForgeryExpert", "MODEL.EXPERT.SEGMENTATION", "backbone"),
+        *_TINY_ENCODER,
+        *("MODEL.EXPERT.VERDICT_DIM", 16, "MODEL.EXPERT.NUM_HEADS", 2),
+        *("MODEL.EXPERT.DECODER_DIM", 32, "MODEL.EXPERT.DECODER_HEADS", 2),
+        *("MODEL.EXPERT.DECODER_LAYERS", 1, "MODEL.EXPERT.DECODER_MLP_DIM", 32),
+    ),
+}
+
+
 def write_dataset(folder: Path, count: int = 8) -> None:
     """Writes small PNG photographs with a list of them; every other one is forged."""
     random = np.random.default_rng(0)
@@ -118,7 +144,9 @@ def train_and_save(arguments: Namespace) -> None:
     except FloatingPointError as error:
         (folder / f"error{comm.get_rank()}.txt").write_text(str(error))
         return
-    state = {"model": trainer.checkpointer.model.state_dict(), "exchanges": len(exchanges)}
+    model = trainer.checkpointer.model
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    state = {"model": model.state_dict(), "exchanges": len(exchanges), "gradients": gradients}
     torch.save(state, folder / f"rank{comm.get_rank()}of{comm.get_world_size()}.pth")
 
 

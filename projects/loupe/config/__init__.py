@@ -87,6 +87,13 @@ def _faults_of_pairs(cfg: CfgNode) -> Iterator[str]:
         yield (
             f"SOLVER.WARMUP_FRACTION {warmup} and SOLVER.DECAY_FRACTION {decay} exceed 1 together"
         )
+    if cfg.MODEL.META_ARCHITECTURE == "ForgeryExpert" and cfg.ADAPTATION.MODE != "none":
+        yield (
+            f"ADAPTATION.MODE is {cfg.ADAPTATION.MODE!r}; it must be 'none': the expert has no "
+            "patch map that it could be adapted to"
+        )
+    if cfg.MODEL.BACKBONE.NAME != "build_perception_encoder":
+        return
     encoder = cfg.MODEL.PERCEPTION_ENCODER
     published = re.search(r"patch(\d+)", encoder.NAME)
     patch = encoder.PATCH_SIZE or (int(published[1]) if published else 1)

@@ -12,6 +12,7 @@ from loupe.data.sources.entries import DatasetDict
 from loupe.doctor.duplicates import equal_groups, near_duplicates
 from loupe.doctor.facts import ImageFacts, MaskFacts
 from loupe.doctor.findings import Finding
+from loupe.doctor.shortcuts import format_of, size_of, telling_values
 
 # Least fraction of pixels between 0 and 1 that makes a mask grey: an antialiased edge has some.
 _GREY_FRACTION = 0.001
@@ -167,6 +168,12 @@ def _check_balance(examined: Examined) -> list[Finding]:
         accuracy, text = _guess_from_format(examined)
         if accuracy >= _FORMAT_TELLS:
             findings.append(Finding("format-tells", examined.name, [text]))
+    shortcuts = [("size-tells-class", size_of)]
+    if not any(finding.check == "format-tells" for finding in findings):
+        shortcuts.append(("format-tells-class", format_of))
+    for check, value_of in shortcuts:
+        items = telling_values(examined.entries, examined.facts, value_of)
+        findings += [Finding(check, examined.name, items)] if items else []
     return findings
 
 

@@ -112,6 +112,16 @@ CHECKS = {
         "the file format alone tells authentic from forged",
         "a detector may learn the format: store both classes alike",
     ),
+    "size-tells-class": Check(
+        "warning",
+        "a class of images has a size of its own",
+        "a detector may learn the size: score it on images of one size for all, too",
+    ),
+    "format-tells-class": Check(
+        "warning",
+        "a class of images has a file format of its own",
+        "a detector may learn the format: store all classes alike, and score it so, too",
+    ),
     "suffix": Check("note", "files are of another format than their suffix says", "rename them"),
 }
 

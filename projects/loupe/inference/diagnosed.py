@@ -73,8 +73,13 @@ def examine(predictor: LoupePredictor, dataset: str) -> Diagnosis:
     """Runs the model over the data set.
 
     Raises:
-        ValueError: No image has a label.
+        ValueError: No image has a label, or the model is no Loupe.
     """
+    if not isinstance(predictor.model, Loupe):
+        raise ValueError(
+            "a diagnosis tells Loupe's classifier and segmenter apart; of a "
+            f"{type(predictor.model).__name__} see loupe evaluate and loupe robustness"
+        )
     diagnosis, examined = Diagnosis(), 0
     for batch in build_test_loader(predictor.cfg, dataset):
         for item in batch:

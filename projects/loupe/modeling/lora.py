@@ -8,6 +8,8 @@ peft does the work, and is imported only where MODEL.LORA.RANK asks for it. `mer
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -39,7 +41,9 @@ def add_adapters(backbone: nn.Module, *, rank: int, alpha: float) -> nn.Module:
                 "pass by an adapter; use another MODEL.VIT.NAME, or MODEL.LORA.RANK 0"
             )
     backbone.requires_grad_(False)
-    settings = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=ATTENTION)
+    # peft divides by the rank and takes fractions, too; its annotation says a whole number.
+    scale: Any = alpha
+    settings = LoraConfig(r=rank, lora_alpha=scale, lora_dropout=0.0, target_modules=ATTENTION)
     inject_adapter_in_model(settings, backbone)
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_("lora_" in name)

@@ -7,6 +7,8 @@ B images, C channels, H W pixels, h w patches, N tokens.
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
@@ -30,6 +32,9 @@ class PlainViT(Backbone):
         ValueError: timm has no such model, or it is no plain vision transformer.
     """
 
+    # timm's models do not say what they hold.
+    vit: Any
+
     def __init__(self, *, name: str, image_size: int, weights: str, depth: int) -> None:
         super().__init__()
         if not timm.is_model(name):
@@ -38,7 +43,7 @@ class PlainViT(Backbone):
                 f"MODEL.VIT.NAME is {name!r}, which timm {timm.__version__} does not have; it has "
                 f"{', '.join(near) or 'vit_*'}, ..."
             )
-        sizes = {"img_size": image_size} if image_size else {}
+        sizes: dict[str, Any] = {"img_size": image_size} if image_size else {}
         try:
             self.vit = timm.create_model(
                 name, pretrained=weights == "hub", num_classes=0, dynamic_img_size=True, **sizes

@@ -5,6 +5,7 @@ From photograph to sample: `histories` takes host and donor, `regions` cuts, `te
 `generator` puts it together. `views` are hosts and donors as people meet photographs.
 """
 
+from loupe.synthesis.generated import regenerate
 from loupe.synthesis.generator import (
     AUTHENTIC,
     DEFAULT_TECHNIQUES,
@@ -23,4 +24,5 @@ __all__ = [
     "forge",
     "make_forgery",
     "make_view",
+    "regenerate",
 ]

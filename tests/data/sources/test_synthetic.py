@@ -193,3 +193,19 @@ def test_views_are_a_stream_of_twins_and_leave_other_names_alone():
     assert mask.any()
     assert (authentic == forged).all(axis=2)[mask == 0].mean() > 0.1
     assert (authentic != forged).any(axis=2)[mask == 1].mean() > 0.3
+
+
+def test_of_three_classes_one_is_generated_as_a_whole_and_names_without_it_stay():
+    entries = list_synthetic("synthetic://test?size=48&count=7&classes=3")
+    kinds = [(entry["label"], entry.get("wholly_forged", False)) for entry in entries]
+    assert kinds == [*2 * [(0, False), (1, True), (1, False)], (0, False)]
+    assert "classes=3&index=1" in entries[1]["file_name"]
+    image, mask = render(entries[1]["file_name"])
+    assert mask.all()
+    assert np.array_equal(image, render(entries[1]["file_name"])[0])
+    forged = render(entries[2]["file_name"])[1]
+    assert 0 < forged.mean() < 1
+    assert "classes" not in list_synthetic("synthetic://test?size=48&count=1")[0]["file_name"]
+    for wrong in ("classes=4", "classes=3&views=1"):
+        with pytest.raises(DatasetError, match="classes must be 2, or 3"):
+            list_synthetic(f"synthetic://test?{wrong}")

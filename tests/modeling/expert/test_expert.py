@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,12 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 from loupe import add_loupe_config
+from loupe.config import load_config
+from loupe.data.training.samplers import TrainingSampler
+from loupe.model_zoo import CONFIGS
 from loupe.modeling.expert.feature_cache import FeatureCache
 from loupe.modeling.expert.view import crop_view, whole_view
+from loupe.solver import warmup_stable_decay
 from loupe.structures import GroundTruth
 from tests.modeling.expert.sizes import reference_options
 
@@ -95,6 +100,25 @@ def test_sizes_and_the_number_of_classes_come_from_the_configuration(tmp_path: P
     (prediction,) = predictions(model, [item(valid=(40, 64))])
     assert prediction["class_probabilities"].shape == (2,)
     assert prediction["forgery_map"].shape == (50, 70)
+
+
+def test_the_learning_rate_is_not_zero_before_the_end():
+    # Released: the schedule is stepped twice, so that it is 0 from the middle on.
+    solver = load_config(CONFIGS / "released" / "ifdl_stage1.yaml").SOLVER
+    rate = warmup_stable_decay(solver.WARMUP_FRACTION, solver.DECAY_FRACTION, solver.DECAY_SHAPE)
+    assert rate(0.01) == pytest.approx(1.0, abs=1e-6)
+    assert rate(0.5) == pytest.approx(0.5 / 0.99, abs=1e-3)
+    assert rate(0.999) > 0
+
+
+def test_two_processes_draw_each_of_thirty_images_once(monkeypatch):
+    # Released: of 30 images two processes draw 3 both and 9 never.
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    drawn = []
+    for rank in range(2):
+        monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
+        drawn += [draw.index for draw in islice(iter(TrainingSampler(30, seed=1)), 15)]
+    assert sorted(drawn) == list(range(30))
 
 
 # ---- Classes, prompts, gate

@@ -10,6 +10,8 @@ perhaps with
 - `&views=1`, views of photographs as people meet them, in place of the draws that difficulty,
   uncropped and reshared steer; an even index and the next one are authentic and forged twins
   (`loupe.data.synthetic.views`);
+- `&classes=3`: authentic images, those generated as a whole and forged ones in turn, in place of
+  authentic and forged ones (not with views);
 - `&techniques=splice+splice+copy-move`, those to take in turn, instead of all but `clone`;
 - `&without=removal+generated`, those to leave out;
 - `&photographs=PATH`, further photographs: a folder, or a manifest, of which the authentic ones
@@ -37,10 +39,18 @@ from loupe.synthesis import (
     SyntheticSample,
     make_forgery,
     make_view,
+    regenerate,
 )
 
 SCHEME = "synthetic://"
-_NUMBERS = {"size": 256, "seed": 0, "difficulty": 100, "uncropped": 0, "reshared": 0, "views": 0}
+_NUMBERS = {
+    **{"size": 256, "seed": 0, "difficulty": 100, "uncropped": 0, "reshared": 0, "views": 0},
+    "classes": 2,
+}
+# Those that a name mentions only where they are not the default.
+_RARE = {"views", "classes"}
+# Of the middle one of three classes: the whole image went through a generator's last layers.
+GENERATED_WHOLE = "generated-whole"
 _WORDS = ("techniques", "without", "photographs")
 
 
@@ -49,7 +59,7 @@ class _Name(NamedTuple):
 
     Attributes:
         split: one of SPLITS.
-        numbers: size, seed, difficulty, uncropped, reshared, and count or index.
+        numbers: size, seed, difficulty, uncropped, reshared, views, classes, and count or index.
         techniques: those to take in turn.
         photographs: further ones, a folder or a manifest; "" = none.
     """
@@ -75,7 +85,9 @@ def list_synthetic(name: str) -> list[DatasetDict]:
     gather_photographs(parsed.split, parsed.photographs)
     numbers, techniques = parsed.numbers, parsed.techniques
     stem = f"{SCHEME}{parsed.split}?" + "".join(
-        f"{key}={numbers[key]}&" for key in _NUMBERS if key != "views" or numbers[key]
+        f"{key}={numbers[key]}&"
+        for key, default in _NUMBERS.items()
+        if key not in _RARE or numbers[key] != default
     )
     if techniques != DEFAULT_TECHNIQUES:
         stem += f"techniques={'+'.join(techniques)}&"
@@ -85,17 +97,25 @@ def list_synthetic(name: str) -> list[DatasetDict]:
         make_dataset_dict(
             f"{stem}index={index}",
             f"{parsed.split}-{numbers['seed']}-{index:07d}",
-            label=int(index % 2),
-            technique=technique_of(index, techniques),
+            label=int(index % numbers["classes"] > 0),
+            technique=technique_of(index, techniques, numbers["classes"]),
             source=f"synthetic-{parsed.split}",
+            wholly_forged=technique_of(index, techniques, numbers["classes"]) == GENERATED_WHOLE,
         )
         for index in range(numbers["count"])
     ]
 
 
-def technique_of(index: int, techniques: Sequence[str] = DEFAULT_TECHNIQUES) -> str:
-    """Even images are authentic, odd ones forged by each technique in turn."""
-    return techniques[index // 2 % len(techniques)] if index % 2 else AUTHENTIC
+def technique_of(
+    index: int, techniques: Sequence[str] = DEFAULT_TECHNIQUES, classes: int = 2
+) -> str:
+    """Even images are authentic, odd ones forged by each technique in turn; or three in turn."""
+    kind = index % classes
+    if kind == 0:
+        return AUTHENTIC
+    return (
+        techniques[index // classes % len(techniques)] if kind == classes - 1 else GENERATED_WHOLE
+    )
 
 
 def make_sample(
@@ -109,6 +129,7 @@ def make_sample(
     uncropped: int = 0,
     reshared: int = 0,
     views: int = 0,
+    classes: int = 2,
 ) -> SyntheticSample:
     """The sample with that index: a pure function of its arguments.
 
@@ -123,26 +144,33 @@ def make_sample(
         uncropped: 0 to 100, see `make_forgery`.
         reshared: 0 to 100, see `make_forgery`.
         views: 0, or 1 for views (`make_view`).
+        classes: 2, or 3 with images that are generated as a whole.
 
     Raises:
         DatasetError: the further photographs cannot be read.
     """
-    technique = technique_of(index, techniques)
+    technique = technique_of(index, techniques, classes)
     if views:
         # An authentic image and the forged one behind it are twins.
         twins = (SPLITS.index(split), seed, index // 2)
         return make_view(twins, gather_photographs(split, photographs), size, technique)
     rng = np.random.default_rng((SPLITS.index(split), seed, index))
-    return make_forgery(
+    is_whole = technique == GENERATED_WHOLE
+    sample = make_forgery(
         rng,
         gather_photographs(split, photographs),
         size,
-        (technique,),
-        forged=technique != AUTHENTIC,
+        DEFAULT_TECHNIQUES if is_whole else (technique,),
+        forged=technique != AUTHENTIC and not is_whole,
         difficulty=difficulty / 100,
         uncropped=uncropped / 100,
         reshared=reshared / 100,
     )
+    if not is_whole:
+        return sample
+    image = regenerate(rng, sample.image, easy=rng.random() >= difficulty / 100)
+    whole = np.ones_like(sample.mask)
+    return SyntheticSample(image, whole, label=1, technique=GENERATED_WHOLE)
 
 
 def render(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -164,6 +192,7 @@ def render(name: str) -> tuple[np.ndarray, np.ndarray]:
         numbers["uncropped"],
         numbers["reshared"],
         numbers["views"],
+        numbers["classes"],
     )
     return sample.image, sample.mask.astype(np.float32)
 
@@ -185,6 +214,8 @@ def _parse(name: str, last: dict[str, int]) -> _Name:
             f"{', '.join(_WORDS)}; write #, & and + in a path as %23, %26, %2B"
         )
     numbers = defaults | {key: int(value) for key, value in given.items()}
+    if numbers["classes"] not in (2, 3) or (numbers["classes"] == 3 and numbers["views"]):
+        raise DatasetError(f"{name}: classes must be 2, or 3 without views")
     return _Name(split, numbers, _choose(name, words), words.get("photographs", ""))
 
 

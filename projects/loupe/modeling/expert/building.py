@@ -76,15 +76,15 @@ def build_segmentation(
     if expert.SEGMENTATION == "sam":
         # MODEL.WEIGHTS brings the whole expert along, unless it is declared not to.
         brought = cfg.MODEL.WEIGHTS and "segmentation_encoder" not in cfg.MODEL.NEW_PARTS
-        vision, *parts = build_sam(expert.SAM_NAME, "" if brought else expert.SAM_WEIGHTS)
-        return SamEncoder(vision), MaskPrompting(*parts)
-    parts = build_mask_decoder(
+        vision, prompts, decoder = build_sam(expert.SAM_NAME, "" if brought else expert.SAM_WEIGHTS)
+        return SamEncoder(vision), MaskPrompting(prompts, decoder)
+    prompts, decoder = build_mask_decoder(
         dim=expert.DECODER_DIM,
         layers=expert.DECODER_LAYERS,
         heads=expert.DECODER_HEADS,
         mlp_dim=expert.DECODER_MLP_DIM,
     )
-    return PatchNeck(backbone.embed_dim, expert.DECODER_DIM), MaskPrompting(*parts)
+    return PatchNeck(backbone.embed_dim, expert.DECODER_DIM), MaskPrompting(prompts, decoder)
 
 
 @BACKBONE_REGISTRY.register()

@@ -76,6 +76,9 @@ class ForgeryExpert(nn.Module):
         pixel_std: Their deviation.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     @configurable
     def __init__(
         self,

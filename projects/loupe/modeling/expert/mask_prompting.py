@@ -8,6 +8,8 @@ B images, P prompts, D width, h w cells of the segmentation features.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,11 @@ class MaskPrompting(nn.Module):
         mask_decoder: transformers' `SamMaskDecoder`.
     """
 
-    def __init__(self, prompt_encoder: nn.Module, mask_decoder: nn.Module) -> None:
+    # transformers does not say what its modules hold.
+    prompt_encoder: Any
+    mask_decoder: Any
+
+    def __init__(self, prompt_encoder: Any, mask_decoder: Any) -> None:
         super().__init__()
         self.prompt_encoder = prompt_encoder.requires_grad_(False)
         self.mask_decoder = mask_decoder
@@ -31,7 +37,7 @@ class MaskPrompting(nn.Module):
     @property
     def dim(self) -> int:
         """Width D of features and prompts."""
-        return self.prompt_encoder.hidden_size
+        return int(self.prompt_encoder.hidden_size)
 
     def position(self, h: int, w: int) -> Tensor:
         """(1, D, h, w): random Fourier features of the cells' centres."""

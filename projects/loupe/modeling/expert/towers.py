@@ -59,14 +59,17 @@ class ClipTower(Backbone):
         vision: transformers' `CLIPVisionModel`.
     """
 
-    def __init__(self, vision: nn.Module) -> None:
+    vision: Any
+
+    def __init__(self, vision: Any) -> None:
         super().__init__()
         self.vision = vision
         # IFDL-VLM does not use it, and the checkpoints hold it.
         vision.post_layernorm.requires_grad_(False)
         config = vision.config
-        self.patch_size, self.embed_dim = config.patch_size, config.hidden_size
-        self.grid_size = (config.image_size // config.patch_size,) * 2
+        self.patch_size: int = config.patch_size
+        self.embed_dim: int = config.hidden_size
+        self.grid_size: tuple[int, int] = (config.image_size // config.patch_size,) * 2
 
     @property
     def size_divisibility(self) -> int:
@@ -111,7 +114,11 @@ class SamEncoder(nn.Module):
         vision: transformers' `SamVisionEncoder`.
     """
 
-    def __init__(self, vision: nn.Module) -> None:
+    vision: Any
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, vision: Any) -> None:
         super().__init__()
         self.vision = vision
         self.image_size: int = vision.config.image_size
@@ -175,7 +182,7 @@ def build_clip_vision(name: str, weights: str) -> nn.Module:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     if name in CLIP_SIZES:
-        size = CLIP_SIZES[name] | (_CLIP_LARGE if "_l_" in name else {})
+        size: dict[str, Any] = CLIP_SIZES[name] | (_CLIP_LARGE if "_l_" in name else {})
         config = CLIPVisionConfig(**size)
     else:
         config = CLIPVisionConfig.from_pretrained(_folder("MODEL.EXPERT.CLIP_NAME", name))
@@ -204,7 +211,8 @@ def build_sam(name: str, weights: str) -> tuple[nn.Module, nn.Module, nn.Module]
     else:
         config = SamConfig.from_pretrained(_folder("MODEL.EXPERT.SAM_NAME", name))
     # transformers' own default, 1e-6, is not what SAM was trained with.
-    config.mask_decoder_config.layer_norm_eps = 1e-5
+    decoder: Any = config.mask_decoder_config
+    decoder.layer_norm_eps = 1e-5
     model = SamModel(config)
     if weights:
         file = _weights_file("MODEL.EXPERT.SAM_WEIGHTS", name, weights)
@@ -231,7 +239,7 @@ def build_mask_decoder(
             "layer_norm_eps": 1e-5,
         },
     )
-    model = SamModel(config)
+    model: Any = SamModel(config)
     for part in (model.prompt_encoder, model.mask_decoder):
         for module in part.modules():
             if hasattr(module, "reset_parameters"):

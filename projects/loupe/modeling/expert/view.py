@@ -35,7 +35,7 @@ def whole_view(
     canvas = max(pixels.shape[-2:])
     views, sizes = [], []
     for image, (height, width) in zip(pixels, valid_sizes, strict=True):
-        small = tuple(max(1, round(side * size / canvas)) for side in (height, width))
+        small = (max(1, round(height * size / canvas)), max(1, round(width * size / canvas)))
         view = _resized(image[:, :height, :width], small, "bilinear")
         views.append(F.pad(view, (0, size - small[1], 0, size - small[0])))
         sizes.append(small)
