@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loupe import Loupe, PerceptionEncoder
-from loupe.checkpoint import CheckpointError, to_released
+from loupe.checkpoint import CheckpointError, load_into, to_released
+from loupe.modeling.building import encoder_arguments
+from loupe.modeling.rotary_attention import rotate
 
 CORE = timm.list_models("vit_pe_core_*")
 SPATIAL = timm.list_models("vit_pe_spatial_*")
@@ -28,7 +30,7 @@ LARGE_CORE = 316_102_656
 def encoder_of(name: str, **arguments: Any) -> PerceptionEncoder:
     """timm's encoder of this name at its published size, but for the arguments."""
     defaults: dict[str, Any] = {"image_size": 0, "weights": "", "stem": "patch", "depth": 0}
-    defaults |= {"new_parts": [], "overrides": {}}
+    defaults |= {"new_parts": [], "precision": "float32", "overrides": {}}
     return PerceptionEncoder(name=name, **defaults | arguments).eval()
 
 
@@ -39,6 +41,53 @@ def tiny(name: str = "vit_pe_core_tiny_patch16_384", **arguments: Any) -> Percep
 def test_all_published_sizes_are_known_to_timm():
     assert len(CORE) == 5
     assert len(SPATIAL) == 5
+
+
+@pytest.mark.parametrize("name", [CORE[-1], SPATIAL[-1]])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_tokens_and_gradients_equal_those_of_timms_attention(name: str, precision: torch.dtype):
+    encoder = tiny(name)
+    theirs = timm.create_model(name, num_classes=0, dynamic_img_size=True, img_size=84, **TINY)
+    theirs.load_state_dict(encoder.vit.state_dict())
+    images, mask = torch.randn(2, 3, 70, 84), torch.rand(2, 1, 1, 30) > 0.3
+    mask = torch.nn.functional.pad(mask, (encoder.vit.num_prefix_tokens, 0), value=True)
+    results = []
+    for vit in (encoder.vit, theirs.eval()):
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            with torch.no_grad():
+                predicted = vit.forward_features(images, attn_mask=mask)
+            trained = vit.forward_features(images, attn_mask=mask)
+        weight = vit.blocks[0].attn.qkv.weight
+        results.append((predicted, *torch.autograd.grad(trained.float().square().sum(), weight)))
+    # Where the processor joins a product and a sum, the complex product rounds once less.
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-5)
+    tolerance = 1e-6 if precision == torch.float32 else 0.02
+    error = (results[0][1] - results[1][1]).abs().max() / results[1][1].abs().max()
+    assert error < tolerance
+
+
+@torch.no_grad()
+def test_compilers_get_the_same_rotation_in_real_numbers(monkeypatch):
+    query_key, table = torch.randn(2, 5, 2, 4, 8), torch.randn(5, 4, 2)
+    expected = rotate(query_key.clone(), table)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(rotate(query_key, table), expected, rtol=1e-6, atol=1e-6)
+
+
+@torch.no_grad()
+def test_half_precision_halves_the_blocks_and_stays_near(tiny_cfg):
+    encoder, half = tiny(), tiny(precision="bfloat16")
+    load_into(half, encoder.state_dict())
+    assert half.vit.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
+    images = torch.randn(2, 3, 84, 84)
+    exact, near = encoder(images), half(images)
+    for name in ("patches", "pooled"):
+        assert near[name].dtype == torch.float32
+        assert 0 < (near[name] - exact[name]).abs().max() < 0.1
+    tiny_cfg.MODEL.PERCEPTION_ENCODER.PRECISION = "bfloat16"
+    tiny_cfg.MODEL.FREEZE = []
+    with pytest.raises(ValueError, match="too coarse"):
+        encoder_arguments(tiny_cfg)
 
 
 @torch.no_grad()
@@ -84,9 +133,7 @@ def test_an_image_that_is_no_multiple_of_the_patch_is_refused_with_the_remedy():
         tiny()(torch.zeros(1, 3, 84, 90))
 
 
-@pytest.mark.parametrize(
-    "name", ["vit_pe_core_tiny_patch16_384", "vit_pe_spatial_tiny_patch16_512"]
-)
+@pytest.mark.parametrize("name", [CORE[-1], SPATIAL[-1]])
 @torch.no_grad()
 def test_padding_tokens_change_no_valid_feature(name: str):
     encoder = tiny(name)
@@ -204,9 +251,7 @@ def randomised(encoder: PerceptionEncoder) -> PerceptionEncoder:
     return encoder
 
 
-@pytest.mark.parametrize(
-    "name", ["vit_pe_core_tiny_patch16_384", "vit_pe_spatial_tiny_patch16_512"]
-)
+@pytest.mark.parametrize("name", [CORE[-1], SPATIAL[-1]])
 @pytest.mark.parametrize("prefix", ["", "visual.", "module.visual."])
 def test_a_file_with_the_original_names_loads(name: str, prefix: str, tmp_path: Path):
     encoder = randomised(tiny(name))

@@ -145,6 +145,16 @@ def test_the_condition_matters_and_does_not_leak_between_images(condition: str):
 
 
 @torch.no_grad()
+def test_the_final_output_alone_is_the_last_of_all():
+    model, patches = segmenter(predict_boxes=True), torch.randn(2, 32, 4, 4)
+    probability = torch.rand(2)
+    every = model(patches, probability)
+    final = model(patches, probability, final_only=True)
+    assert (len(every), len(final)) == (1 + len(model.mask_decoder.layers), 1)
+    torch.testing.assert_close(flat(final), flat(every[-1:]), rtol=0, atol=0)
+
+
+@torch.no_grad()
 def test_without_condition_the_probability_does_not_matter():
     model, patches = segmenter(condition="none"), torch.randn(2, 32, 4, 4)
     assert model.condition_embeddings is None

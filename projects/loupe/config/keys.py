@@ -79,6 +79,10 @@ KEYS = {
     "MODEL.PERCEPTION_ENCODER.STEM": Key(
         "patch", one_of("patch", "forensic", "forensic-jpeg", "forensic-copies")
     ),
+    # "bfloat16" holds the weights of a frozen encoder's matrix products in that type, and takes the
+    # products in it; the rest stays float32. Half of the memory, and faster where the processor has
+    # such products (AMX, or a GPU). Checkpoints then hold the rounded weights.
+    "MODEL.PERCEPTION_ENCODER.PRECISION": Key("float32", one_of("float32", "bfloat16")),
     # ---- Any other encoder, for MODEL.BACKBONE.NAME build_plain_vit
     # A plain vision transformer of timm (DINOv2, DINOv3, SigLIP, CLIP, ...). Weights: "" = random,
     # "hub" = timm's published ones, or a file. Its published statistics go into MODEL.PIXEL_*.

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
+import torch
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import Backbone
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loupe.checkpoint import encoder_weights, load_into
 from loupe.modeling.canvas import valid_patches
 from loupe.modeling.forensic.patch_embedding import STEMS as FORENSIC_STEMS
 from loupe.modeling.forensic.patch_embedding import ForensicPatchEmbedding
+from loupe.modeling.rotary_attention import use_rotary_attention
 
 FAMILIES = ("vit_pe_core_", "vit_pe_spatial_")
 # How names of the ViT's parts begin in the whole model.
@@ -37,6 +39,8 @@ class PerceptionEncoder(Backbone):
         stem: One of STEMS: timm's linear patch embedding, or a forensic one.
         depth: Number of blocks kept, from the first; 0 = all.
         new_parts: Parts of the ViT that may be missing from the file of weights as a whole.
+        precision: "float32"; or "bfloat16", for an encoder that is not trained: its matrix products
+            are taken in that type, and their weights are held in it, in half of the memory.
         overrides: timm arguments that differ from the published model (`patch_size`, `embed_dim`,
             `num_heads`).
 
@@ -53,6 +57,7 @@ class PerceptionEncoder(Backbone):
         stem: str,
         depth: int,
         new_parts: Sequence[str],
+        precision: str,
         overrides: dict[str, Any],
     ) -> None:
         super().__init__()
@@ -92,6 +97,12 @@ class PerceptionEncoder(Backbone):
         if weights not in ("", "hub"):
             found = encoder_weights(weights, self.vit)
             load_into(self.vit, found, new_parts=new_parts, source=weights)
+        use_rotary_attention(self.vit)
+        self.half = precision == "bfloat16"
+        if self.half:
+            for layer in self.vit.blocks.modules():
+                if isinstance(layer, nn.Linear):
+                    layer.to(torch.bfloat16)
 
     @property
     def size_divisibility(self) -> int:
@@ -124,10 +135,18 @@ class PerceptionEncoder(Backbone):
         mask = self._token_mask(patch_valid)
         h, w = height // self.patch_size, width // self.patch_size
         embedded = ForensicPatchEmbedding.with_mask(images, valid) if self.forensic else images
-        tokens = self.vit.forward_features(embedded, attn_mask=mask)
+        tokens = self._tokens(embedded, mask)
         patches = tokens[:, self.vit.num_prefix_tokens :]
         patches = patches.transpose(1, 2).reshape(len(images), self.embed_dim, h, w)
         return {"patches": patches, "pooled": self._pool(tokens, patches, mask, patch_valid)}
+
+    def _tokens(self, embedded: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, N, C) after the last norm."""
+        if not self.half:
+            return self.vit.forward_features(embedded, attn_mask=mask)
+        with torch.autocast(embedded.device.type, torch.bfloat16):
+            tokens = self.vit.forward_features(embedded, attn_mask=mask)
+        return tokens.float()
 
     def _token_mask(self, patch_valid: Tensor | None) -> Tensor | None:
         """(B, 1, 1, N) bool over all tokens, True = attend; prefix tokens are always valid."""

@@ -67,6 +67,11 @@ def encoder_arguments(cfg: CfgNode) -> dict[str, Any]:
         ValueError: The stem needs other pixels than MODEL.PIXEL_MEAN and MODEL.PIXEL_STD give.
     """
     encoder = cfg.MODEL.PERCEPTION_ENCODER
+    if encoder.PRECISION != "float32" and "backbone" not in cfg.MODEL.FREEZE:
+        raise ValueError(
+            f"MODEL.PERCEPTION_ENCODER.PRECISION is {encoder.PRECISION}, too coarse for updates: "
+            "add backbone to MODEL.FREEZE, or use float32"
+        )
     if encoder.STEM in WITH_GREY_LEVELS:
         _require_grey_levels(cfg)
     overrides = {
@@ -85,6 +90,7 @@ def encoder_arguments(cfg: CfgNode) -> dict[str, Any]:
         "new_parts": [
             part.removeprefix(VIT) for part in cfg.MODEL.NEW_PARTS if part.startswith(VIT)
         ],
+        "precision": encoder.PRECISION,
         "overrides": {key: value for key, value in overrides.items() if value},
     }
 

@@ -220,8 +220,8 @@ class Loupe(nn.Module):
         """The final masks, conditioned on the classifier's probability; None without segmenter."""
         if self.segmenter is None:
             return None
-        patches = batch.features["patches"]
-        return self.segmenter(patches, batch.probability, batch.inputs.patch_valid)[-1]
+        patches, patch_valid = batch.features["patches"], batch.inputs.patch_valid
+        return self.segmenter(patches, batch.probability, patch_valid, final_only=True)[-1]
 
     def predict(self, batched_inputs: list[Item], batch: ClassifiedBatch | None) -> list[Item]:
         """Segments a classified batch, and brings its maps to the sizes of the images.

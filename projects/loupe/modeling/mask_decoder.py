@@ -99,7 +99,12 @@ class MaskDecoder(nn.Module):
         self.box_head = Mlp(dim, dim, dim, 4) if predict_boxes else None
 
     def forward(
-        self, mask_features: Tensor, memory: Sequence[Tensor], patch_valid: Tensor | None = None
+        self,
+        mask_features: Tensor,
+        memory: Sequence[Tensor],
+        patch_valid: Tensor | None = None,
+        *,
+        final_only: bool = False,
     ) -> list[MaskOutput]:
         """Decodes the queries.
 
@@ -107,9 +112,11 @@ class MaskDecoder(nn.Module):
             mask_features: (B, C, H, W).
             memory: Three maps (B, C, h, w), coarse first.
             patch_valid: (B, h, w) bool of the patch grid, False = padding; None = all valid.
+            final_only: Leave out what only losses read: classes and boxes of earlier depths.
 
         Returns:
-            One output before the first layer and one after each; the last is the prediction.
+            One output before the first layer and one after each; the last is the prediction, and
+            the only one with `final_only`.
         """
         shapes = [(level.shape[2], level.shape[3]) for level in memory]
         tokens = [
@@ -121,19 +128,25 @@ class MaskDecoder(nn.Module):
             for h, w in shapes
         ]
         queries = self.query_features.weight.expand(len(mask_features), -1, -1)
-        outputs = [self._predict(queries, mask_features)]
+        normed, masks = self._masks(queries, mask_features)
+        outputs = [] if final_only and self.layers else [self._output(normed, masks)]
         for i, layer in enumerate(self.layers):
             level = i % len(shapes)
-            attended = _attended(outputs[-1].mask_logits, shapes[level], patch_valid)
+            attended = _attended(masks, shapes[level], patch_valid)
             queries = layer(
                 queries, self.query_position.weight, tokens[level], positions[level], attended
             )
-            outputs.append(self._predict(queries, mask_features))
+            normed, masks = self._masks(queries, mask_features)
+            if not final_only or i == len(self.layers) - 1:
+                outputs.append(self._output(normed, masks))
         return outputs
 
-    def _predict(self, queries: Tensor, mask_features: Tensor) -> MaskOutput:
+    def _masks(self, queries: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised queries (B, Q, C), and their mask logits (B, Q, H, W)."""
         queries = self.norm(queries)
-        masks = torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), mask_features)
+        return queries, torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), mask_features)
+
+    def _output(self, queries: Tensor, masks: Tensor) -> MaskOutput:
         boxes = None if self.box_head is None else self.box_head(queries).float().sigmoid()
         return MaskOutput(self.class_head(queries), masks, boxes)
 

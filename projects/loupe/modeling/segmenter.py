@@ -79,7 +79,12 @@ class Segmenter(nn.Module):
         return self.mask_decoder.query_features.num_embeddings
 
     def forward(
-        self, patches: Tensor, probability: Tensor | None, patch_valid: Tensor | None = None
+        self,
+        patches: Tensor,
+        probability: Tensor | None,
+        patch_valid: Tensor | None = None,
+        *,
+        final_only: bool = False,
     ) -> list[MaskOutput]:
         """Predicts queries at every depth.
 
@@ -87,6 +92,7 @@ class Segmenter(nn.Module):
             patches: (B, C, h, w), zero in padding.
             probability: (B,) in [0, 1] that each image is forged; None = unconditional.
             patch_valid: (B, h, w) bool, False = padding; None = all valid.
+            final_only: Compute no outputs of earlier depths, which only losses read.
 
         Returns:
             The mask decoder's outputs, the final one last.
@@ -96,4 +102,6 @@ class Segmenter(nn.Module):
             condition = Condition(self.condition_embeddings, probability)
         pyramid = self.feature_pyramid(patches)
         features = self.pixel_decoder(pyramid, condition, patch_valid)
-        return self.mask_decoder(features.mask_features, features.memory, patch_valid)
+        return self.mask_decoder(
+            features.mask_features, features.memory, patch_valid, final_only=final_only
+        )
