@@ -76,9 +76,10 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 @cache
 def predictor() -> LoupePredictor:
-    """The small explainer's detector, once for each process."""
-    weights = load_config(CONFIGS / "explain_tiny.yaml").MODEL.EXPLAINER.GUIDE_WEIGHTS
-    return LoupePredictor(load_config(CONFIGS / "loupe_tiny.yaml"), weights)
+    """The small explainer's detector, once for each process; on the CPU also beside a GPU."""
+    on_cpu = ["MODEL.DEVICE", "cpu"]
+    weights = load_config(CONFIGS / "explain_tiny.yaml", on_cpu).MODEL.EXPLAINER.GUIDE_WEIGHTS
+    return LoupePredictor(load_config(CONFIGS / "loupe_tiny.yaml", on_cpu), weights)
 
 
 @cache

@@ -23,7 +23,7 @@ from loupe.explanation.prompts import question_of
 from loupe.explanation.word_tokenizer import IMAGE, word_tokenizer
 from loupe.trainer.trainer import LoupeTrainer
 from loupe.vocabulary import Claims
-from research.explanation import gpu
+from research.explanation import features, gpu
 from tests.explanation.tiny import CLIP, LANGUAGE, tiny_llava
 
 TOKENS, WIDTH = 16, CLIP["hidden_size"]
@@ -120,6 +120,15 @@ def test_a_run_learns_resumes_evaluates_and_is_published(folder: Path, tmp_path:
     published = load_weights(tmp_path / "out" / "explain_tiny.safetensors")
     assert published.keys() == whole.keys()
     assert published["saved_settings"].dtype == torch.uint8
+
+
+def test_features_are_made_on_the_cpu_also_beside_a_gpu(monkeypatch):
+    """Workers feed tensors of the CPU; a model on a GPU would refuse them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    built = []
+    monkeypatch.setattr(features, "LoupePredictor", lambda cfg, weights: built.append(cfg))
+    features.predictor.__wrapped__()
+    assert [cfg.MODEL.DEVICE for cfg in built] == ["cpu"]
 
 
 def test_every_pass_has_all_examples_in_another_order(folder: Path):

@@ -136,9 +136,10 @@ def _of_file(file: bytes | None, sentences: Sentences) -> Iterator[Fact]:
     if file is None or not file.startswith(b"\xff\xd8"):
         return
     try:
-        tables = Image.open(io.BytesIO(file), formats=("JPEG",)).quantization
+        image = Image.open(io.BytesIO(file), formats=("JPEG",))
     except (OSError, ValueError, SyntaxError):
         return
+    tables = getattr(image, "quantization", None)
     if tables:
         steps = ", ".join(str(step) for step in list(next(iter(tables.values())))[:6])
         text = say(sentences, "file/match", steps=steps)

@@ -71,7 +71,7 @@ def region_of(item: Item, forgery_map: np.ndarray) -> np.ndarray | None:
     left, top, right, bottom = (
         round(edge) for edge in item.get("window", (0, 0, stored.shape[1], stored.shape[0]))
     )
-    shown = stored[top:bottom, left:right]
+    shown: np.ndarray = stored[top:bottom, left:right]
     if shown.shape != (height, width):
         shown = cv2.resize(shown, (width, height), interpolation=cv2.INTER_AREA)
     region = shown > THRESHOLD

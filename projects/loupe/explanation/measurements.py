@@ -219,9 +219,9 @@ def measure_copy(region: Region) -> Measured | None:
         found[
             max(0, top - reach_y) : top + reach_y + 1, max(0, left - reach_x) : left + reach_x + 1
         ] = -1
-        y, x = np.unravel_index(int(found.argmax()), found.shape)
-        if found[y, x] > best[0]:
-            best = (float(found[y, x]), int(y), int(x), mirrored)
+        place = np.unravel_index(int(found.argmax()), found.shape)
+        if found[place] > best[0]:
+            best = (float(found[place]), int(place[0]), int(place[1]), mirrored)
     value, y, x, mirrored = best
     if value <= -1:
         return None

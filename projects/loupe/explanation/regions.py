@@ -58,7 +58,9 @@ def find_regions(image: np.ndarray, forgery_map: np.ndarray) -> list[Region]:
         forgery_map: (H, W) in [0, 1].
     """
     forged = forgery_map > THRESHOLD
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(forged.astype(np.uint8), None, 8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(
+        forged.astype(np.uint8), connectivity=8
+    )
     least = max(LEAST_PIXELS, LEAST * forged.size)
     order = [n for n in 1 + np.argsort(-stats[1:count, cv2.CC_STAT_AREA], kind="stable")]
     large = [int(n) for n in order if stats[n, cv2.CC_STAT_AREA] >= least]
