@@ -26,6 +26,8 @@ B images, H W pixels, h w patches, K shifts. Cells are squares of CELL pixels.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -169,22 +171,13 @@ def _likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
     # Twice the size: without zero padding shifts would wrap around.
     size = (2 * height, 2 * width)
     power = torch.fft.rfft2(band, s=size).abs().square()
-    y = torch.fft.fftfreq(size[0], device=band.device)[:, None]
-    x = torch.fft.rfftfreq(size[1], device=band.device)
-    low, high = ((x.square() + y.square()) / limit**2 for limit in PASSBAND)
-    passed = (-high).exp() * (1 - (-low).exp())
+    # Tensors of a compiler or exporter must not stay in the cache.
+    tables = _shift_tables.__wrapped__ if torch.compiler.is_compiling() else _shift_tables
+    passed, deviations, out, x = tables(height, width, band.device)
     whitened = power / (_mean(power[None], WHITENING)[0] + 1e-6)
     correlation = torch.fft.irfft2(whitened * passed, s=size)
     # A(d) = A(-d): half of the shifts are enough.
-    correlation = correlation[: height + 1]
-    y = torch.arange(height + 1, device=band.device)[:, None]
-    x = torch.fft.fftfreq(size[1], 1 / size[1], device=band.device)
-    # The deviation of a sum over n pixels grows as sqrt(n), and n is the overlap of the two copies.
-    overlap = (1 - y / height).clamp(min=0.1) * (1 - x.abs() / width).clamp(min=0.1)
-    correlation = correlation / overlap.sqrt()
-    out = (y.square() + x.square() < SHORTEST**2) | ((y == 0) & (x < 0))
-    out = out | (y > LONGEST * height) | (x.abs() > LONGEST * width)
-    correlation = correlation.masked_fill(out, 0.0)
+    correlation = (correlation[: height + 1] / deviations).masked_fill(out, 0.0)
     deviation = correlation.square().mean().sqrt()
     # A peak counts once: the highest of a square of 4 x 4 pixels and of the squares around it.
     squares, places = F.max_pool2d(correlation[None], 4, return_indices=True)
@@ -193,6 +186,30 @@ def _likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
     index = places.flatten()[index]
     shifts = torch.stack([index // size[1], x[index % size[1]].round().long()], dim=1)
     return shifts, peak / (deviation + 1e-6)
+
+
+@lru_cache(maxsize=2)  # Images of one size come together; a table has the size of four images.
+def _shift_tables(
+    height: int, width: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `_likeliest_shifts` needs of an image's size alone.
+
+    Returns:
+        The passband at each frequency (2 H, W + 1); of each shift (H + 1, 2 W) the deviation, up to
+        a factor, and whether it is left out; and the horizontal shifts (2 W,) in pixels.
+    """
+    size = (2 * height, 2 * width)
+    y = torch.fft.fftfreq(size[0], device=device)[:, None]
+    x = torch.fft.rfftfreq(size[1], device=device)
+    low, high = ((x.square() + y.square()) / limit**2 for limit in PASSBAND)
+    passed = (-high).exp() * (1 - (-low).exp())
+    y = torch.arange(height + 1, device=device)[:, None]
+    x = torch.fft.fftfreq(size[1], 1 / size[1], device=device)
+    # The deviation of a sum over n pixels grows as sqrt(n), and n is the overlap of the two copies.
+    overlap = (1 - y / height).clamp(min=0.1) * (1 - x.abs() / width).clamp(min=0.1)
+    out = (y.square() + x.square() < SHORTEST**2) | ((y == 0) & (x < 0))
+    out = out | (y > LONGEST * height) | (x.abs() > LONGEST * width)
+    return passed, overlap.sqrt(), out, x
 
 
 def _texture(image: Tensor) -> Tensor:

@@ -85,6 +85,7 @@ class ResidualBranch(nn.Module):
         """
         with torch.autocast(images.device.type, enabled=False):
             padded = F.pad(images.float(), (1, 1, 1, 1), mode="replicate")
-            size = F.conv2d(padded, self.kernels, groups=3).abs()
-            # pixel_unshuffle makes the four raster positions channels of their own.
-            return log_mean(size, CELL), log_mean(F.pixel_unshuffle(size, 2), CELL)
+            size = F.conv2d(padded, self.kernels, groups=3).abs_()
+            # The four raster positions as channels of their own: pixel_unshuffle, but faster.
+            raster = [size[..., y::2, x::2] for y in range(2) for x in range(2)]
+            return log_mean(size, CELL), log_mean(torch.stack(raster, dim=2).flatten(1, 2), CELL)

@@ -67,7 +67,7 @@ class SpectrumBranch(nn.Module):
             shifted = F.pad(grey[..., half:, half:], (0, half, 0, half), mode="replicate")
             features = []
             for grid in (grey, shifted):
-                size = F.conv2d(grid, self.kernels, stride=BLOCK).abs()
+                size = F.conv2d(grid, self.kernels, stride=BLOCK).abs_()
                 mean = log_mean(size, blocks)
                 mean_log = F.avg_pool2d(normalised_log(size), blocks)
                 features += [mean, mean_log, relative_to_image(mean, patch_valid)]
