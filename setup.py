@@ -61,8 +61,11 @@ SERVE = [
     "python-multipart>=0.0.18,<0.1",
     "prometheus-client>=0.21,<1",
 ]
+# What a report reads of files beside their pixels.
+REPORT = ["exifread>=3.0,<4", "c2pa-python>=0.38,<0.40"]
 TEST = [
     *SYNTHETIC,
+    *REPORT,
     *EXPERT,
     "pytest>=8.3,<10",
     "hypothesis>=6.100,<7",
@@ -229,7 +232,10 @@ setup(
     package_dir={"": "projects"},
     packages=find_packages("projects"),
     package_data={
-        "loupe": ["py.typed", "explanation/*.json", "inference/*.json", "service/static/*"]
+        "loupe": [
+            *("py.typed", "explanation/*.json", "inference/*.json"),
+            *("report/page.*", "service/static/*"),
+        ]
     },
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,
@@ -241,6 +247,7 @@ setup(
         "dev": [*TEST, "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5", "ninja>=1.11"],
         "explain": EXPLAIN,
         "text-scores": TEXT_SCORES,
+        "report": REPORT,
         # Images of the HEIC family.
         "heif": ["pillow-heif>=0.18,<2"],
     },

@@ -53,6 +53,7 @@ MAY_IMPORT = {
     "service": {
         *("structures", "config", "model_zoo", "explanation", "inference", "data.images"),
     },
+    "report": {"structures", "explanation", "inference", "data.images"},
     "trainer": {
         *("structures", "config", "solver", "checkpoint", "modeling", "adaptation", "evaluation"),
         *("data.sources", "data.images", "data.training", "data.explanations"),

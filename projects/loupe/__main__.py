@@ -10,6 +10,7 @@ from importlib import import_module, metadata
 # Name (a module of `loupe.commands`) and what it is for.
 COMMANDS = {
     "predict": "say of each image how probable it is that it was forged, and where",
+    "report": "predict, and write a page to look at, print and keep",
     "explain": "say what can be measured of an image and of what is marked in it",
     "serve": "serve predictions on HTTP, and a page to look at them",
     "train": "train a model (several processes, resume, --eval-only as in Detectron2)",

@@ -1,0 +1,94 @@
+"""Predicts images, and writes a report that an analyst can look at, print and keep.
+
+    loupe report photographs --output report
+    loupe report photographs "*.jpg" --output report --title "Case 12"
+
+Writes to the output folder index.html (opens from the disk, loads nothing from elsewhere),
+report.json, report.csv and pictures/: for each image verdict and probability, the picture with its
+map, marked regions and what was measured in them, and what the file says of itself (hash, JPEG
+quality, software, EXIF and its contradictions, thumbnail, content credentials).
+
+Exit status: 0 = all images reported, 1 = some were not readable (the report says which and why),
+2 = nothing was done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loupe.commands.command_line import (
+    DEFAULT_CONFIG,
+    add_config_options,
+    read_config,
+    run_command,
+)
+
+if TYPE_CHECKING:
+    from loupe.inference import LoupePredictor
+    from loupe.report.writer import Model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder or pattern")
+    parser.add_argument("--output", required=True, type=Path, help="folder to write to")
+    parser.add_argument("--title", default="Image forgery report", help="of the page")
+    parser.add_argument("--workers", type=int, default=1, help="processes that decode (default 1)")
+    parser.add_argument("--threads", type=int, default=0, help="0 = as many as suit the machine")
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+    add_config_options(parser, DEFAULT_CONFIG)
+
+
+def model_of(predictor: LoupePredictor) -> Model:
+    """What the report says of the model."""
+    import loupe
+    from loupe.model_zoo import is_shipped, shipped_file
+    from loupe.report.writer import Model
+
+    cfg, rule = predictor.cfg, predictor.rule
+    name = cfg.MODEL.WEIGHTS
+    path = shipped_file(name) if is_shipped(name) else Path(name)
+    settings = {
+        "INPUT.SIZE": cfg.INPUT.SIZE,
+        "INPUT.RESIZE": cfg.INPUT.RESIZE,
+        "TEST.TILES": f"{predictor.tiles.side} px" if predictor.tiles.enabled else "off",
+        "MODEL.DEVICE": cfg.MODEL.DEVICE,
+    }
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    statement = "" if rule is None else rule.statement
+    if rule is not None and rule.tiles is not None:
+        statement = f"{statement}. {rule.tiles.statement}"
+    return Model(Path(name).name, digest, loupe.__version__, statement, settings)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Predicts and reports."""
+    cfg = read_config(arguments)
+    from loupe.inference import LoupePredictor, find_images, output_folder
+    from loupe.inference.progress import Progress
+    from loupe.report import write_report
+
+    names = find_images(arguments.inputs)
+    with output_folder(arguments.output, arguments.inputs, empty=False) as folder:
+        predictor = LoupePredictor(cfg, arguments.weights)
+        progress = Progress(len(names), quiet=arguments.quiet)
+        done, failed = write_report(
+            predictor.predict_many(list(names), arguments.workers),
+            folder,
+            model_of(predictor),
+            title=arguments.title,
+            told=lambda entry: progress.add(),
+        )
+        progress.close()
+    if not arguments.quiet:
+        print(f"{done} images reported, {failed} not readable: {arguments.output / 'index.html'}")
+    return 1 if failed else 0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    return run_command("report", __doc__, add_arguments, run, words)
