@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.engine import DefaultPredictor
 from sklearn.metrics import roc_auc_score
 
 from loupe.checkpoint import encoder_weights, load_weights
@@ -79,3 +80,29 @@ def test_the_predicting_tool_needs_no_configuration(tmp_path: Path):
     (row,) = csv.DictReader((output / "predictions.csv").open())
     assert 0 <= float(row["probability"]) <= 1
     assert cv2.imread(str(output / "maps" / "a.png"), cv2.IMREAD_UNCHANGED).shape == (96, 70)
+
+
+def test_detectron2s_predictor_takes_bgr_and_predicts_the_same(predictor: LoupePredictor):
+    theirs = DefaultPredictor(predictor.cfg)
+    image = np.ascontiguousarray(make_sample("test", 3, 1, 160, 50).image)
+    expected = predictor(image)
+    output = theirs(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    np.testing.assert_allclose(output["forgery_map"], expected.forgery_map, atol=1e-6)
+    probability = predictor.rule.judge(output["forgery_score"], image, 160)[0]
+    assert probability == pytest.approx(expected.score, abs=1e-6)
+    # The colours in the other order are another image.
+    assert np.abs(theirs(image)["forgery_map"].numpy() - expected.forgery_map).max() > 1e-4
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad", "native"])
+def test_an_image_without_valid_size_is_brought_to_the_networks_size(resize: str):
+    options = ["INPUT.RESIZE", resize, "INPUT.SIZE", "96", "MODEL.DEVICE", "cpu"]
+    cfg = load_config(ROOT / "configs" / "loupe_tiny.yaml", options)
+    ours = LoupePredictor(cfg)
+    image = make_sample("test", 3, 1, 160, 50).image[:, :120]
+    output = DefaultPredictor(ours.cfg)(image[:, :, ::-1])
+    item = ours.mapper.map_image(np.ascontiguousarray(image))
+    (expected,) = ours.model([item])
+    assert output["forgery_score"] == pytest.approx(expected["forgery_score"], abs=1e-6)
+    torch.testing.assert_close(output["forgery_map"], expected["forgery_map"], rtol=0, atol=1e-6)
+    assert output["forgery_map"].shape == (160, 120)

@@ -14,6 +14,7 @@ from loupe.checkpoint import load_weights
 from loupe.evaluation import ForgeryEvaluator
 from loupe.trainer import LoupeTrainer
 from loupe.trainer.evaluation import evaluate_model
+from tests.adaptation.test_steps import fail_on
 from tests.trainer.test_processes import start_processes
 from tests.trainer.test_real_model import tiny_loupe
 from tests.trainer.toy import write_dataset
@@ -27,6 +28,9 @@ def adapt_in_all_modes(arguments: Namespace) -> None:
     """Entry point of a process; in float64, because AdamW enlarges rounding."""
     folder = Path(arguments.folder)
     for mode in MODES:
+        if mode == "episodic":
+            # Of two processes one fails on an image; both take the step again.
+            fail_on(pytest.MonkeyPatch(), "image2.png")
         options = ("ADAPTATION.MODE", mode, "ADAPTATION.IMS_PER_BATCH", IMAGES_PER_STEP)
         options += ("ADAPTATION.BASE_LR", 1e-2, "ADAPTATION.IMAGE_WEIGHT", "agreement")
         output = str(folder / f"{mode}{arguments.num_gpus}")
@@ -56,6 +60,7 @@ def test_two_processes_adapt_as_one_does(tmp_path: Path):
         summaries = [json.loads((path / "adaptation.json").read_text()) for path in (one, two)]
         assert summaries[0] == pytest.approx(summaries[1], abs=1e-6)
         assert (summaries[0]["images"], summaries[0]["steps"]) == (IMAGES, 3)
+        assert summaries[0]["left_out"] == (mode == "episodic")
         metrics = [json.loads((path / "inference/toy.json").read_text()) for path in (one, two)]
         for name in ("image/AUC", "pixel/F1-pooled", "pixel/AUC-pooled"):
             values = [one_run[name]["value"] for one_run in metrics]

@@ -19,6 +19,7 @@ from loupe.checkpoint import load_weights
 from loupe.solver import warmup_stable_decay
 from loupe.structures import GroundTruth
 from loupe.trainer.evaluation import adaptation_schedule, evaluate_model
+from tests.adaptation.test_steps import fail_on
 
 Item = dict[str, Any]
 MakeItem = Callable[..., Item]
@@ -120,6 +121,30 @@ def test_every_item_is_predicted_in_order_and_errors_pass_through(
     predictions = [prediction for _, batch in pairs for prediction in batch]
     assert ["error" in one for one in predictions] == [False, True, True, True, False, False]
     assert (adaptation.summary.images, adaptation.summary.steps) == (3, 2)
+
+
+@every_mode
+def test_an_image_that_fails_in_a_step_or_in_its_prediction_ends_nothing(
+    mode: str, tiny_model: Loupe, make_item: MakeItem, monkeypatch: pytest.MonkeyPatch
+):
+    items = unlabelled(make_item)
+    bad, worse = (items[number]["image_id"] for number in (0, 2))
+    fail_on(monkeypatch, bad, worse)
+    real = Loupe._predictions
+
+    def failing(model: Loupe, batch: list[Item], *rest: Any) -> list[Item]:
+        if any(item["image_id"] == worse for item in batch):
+            raise MemoryError("too large")
+        return real(model, batch, *rest)
+
+    monkeypatch.setattr(Loupe, "_predictions", failing)
+    adaptation = TestTimeAdaptation(tiny_model)
+    pairs = list(adapted_predictions(adaptation, [items], mode=mode, images_per_step=3))
+    rows = [pair for batch, outputs in pairs for pair in zip(batch, outputs, strict=True)]
+    assert ["error" in output for _, output in rows] == [False, False, True]
+    assert [len(item.get("warnings", ())) for item, _ in rows] == [1, 0, 1]
+    assert "left out of the adaptation" in rows[0][0]["warnings"][0]
+    assert (adaptation.summary.left_out, adaptation.summary.images) == (2, 3)
 
 
 def test_a_step_has_as_many_images_as_asked_for_whatever_the_loaders_batches(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from loupe import Loupe
 from loupe.adaptation import AdaptationSettings, TestTimeAdaptation, pseudo_targets
+from loupe.adaptation.batches import images_of
 from loupe.adaptation.pseudo_labels import disagreement
 from loupe.adaptation.settings import IMAGE_WEIGHTS, PARAMETERS
 from loupe.modeling.loupe import ClassifiedBatch
@@ -45,6 +46,18 @@ def state(module: nn.Module) -> dict[str, Tensor]:
 
 def changed(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
     return {n for n, value in module.state_dict().items() if not torch.equal(value, before[n])}
+
+
+def fail_on(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Lets steps fail on some images, alone or in a batch."""
+    real = TestTimeAdaptation._backward
+
+    def failing(adaptation: TestTimeAdaptation, batch: ClassifiedBatch, *rest: Any) -> Any:
+        if set(names) & set(batch.image_ids):
+            raise MemoryError("too large")
+        return real(adaptation, batch, *rest)
+
+    monkeypatch.setattr(TestTimeAdaptation, "_backward", failing)
 
 
 # ---- Pseudo-targets
@@ -244,3 +257,43 @@ def test_a_gradient_that_is_not_finite_skips_the_step(tiny_model: Loupe, make_it
     adaptation.step([classified(tiny_model, unlabelled(make_item), 2.0, 2.0, 2.0)])
     assert not changed(tiny_model, before)
     assert adaptation.summary.skipped_not_finite == 1
+
+
+# ---- Failures
+
+
+def test_an_image_that_a_step_fails_on_is_as_if_it_had_not_been_there(
+    build: Build, make_item: MakeItem, monkeypatch: pytest.MonkeyPatch
+):
+    def stepped(choose: Callable[[ClassifiedBatch], list[ClassifiedBatch]]) -> tuple:
+        torch.manual_seed(0)
+        model = build().eval()
+        adaptation = TestTimeAdaptation(model, lr=1e-2)
+        loss = adaptation.step(choose(classified(model, unlabelled(make_item), 2.0, 2.0, -2.0)))
+        return loss, state(model), adaptation
+
+    def one_by_one(batch: ClassifiedBatch) -> list[ClassifiedBatch]:
+        first, _, third = images_of(batch)
+        return [first, third]
+
+    expected, weights, _ = stepped(one_by_one)
+    fail_on(monkeypatch, unlabelled(make_item)[1]["image_id"])
+    loss, found, adaptation = stepped(lambda batch: [batch])
+    assert loss == expected
+    assert all(torch.equal(value, found[name]) for name, value in weights.items())
+    assert list(adaptation.left_out.values()) == [
+        "left out of the adaptation: it failed on this image (MemoryError: too large)"
+    ]
+    summary = adaptation.summary
+    assert (summary.left_out, summary.steps, summary.measured_before) == (1, 1, 2)
+
+
+def test_a_step_that_fails_on_all_images_changes_nothing(
+    tiny_model: Loupe, make_item: MakeItem, monkeypatch: pytest.MonkeyPatch
+):
+    items = unlabelled(make_item)
+    fail_on(monkeypatch, *(item["image_id"] for item in items))
+    before, adaptation = state(tiny_model), TestTimeAdaptation(tiny_model)
+    assert adaptation.step([classified(tiny_model, items)]) == 0
+    assert not changed(tiny_model, before)
+    assert (adaptation.summary.left_out, adaptation.summary.steps) == (3, 0)

@@ -53,7 +53,8 @@ def adapted_predictions(
             offline mode, where the number of steps is known beforehand.
 
     Yields:
-        Items and their predictions, in the loader's order, in batches of at most its size.
+        Items and their predictions, in the loader's order, in batches of at most its size. An item
+        that a step failed on is predicted, and its "warnings" say so.
 
     Raises:
         ValueError: The mode is unknown, or the images of a step cannot be shared out evenly.
@@ -152,8 +153,22 @@ def _classify(adaptation: TestTimeAdaptation, batch: Batch) -> ClassifiedBatch |
 def _predict(
     adaptation: TestTimeAdaptation, batch: Batch, classified: ClassifiedBatch | None
 ) -> Batch:
-    with _noting_disagreement(adaptation, classified):
-        return adaptation.model.predict(_shown(batch), classified)
+    shown = _shown(batch)
+    _warn(adaptation, batch)
+    try:
+        with _noting_disagreement(adaptation, classified):
+            return adaptation.model.predict(shown, classified)
+    except Exception as error:  # Out of memory, a shape that a layer refuses, ...
+        logger.warning("the model failed on a batch", exc_info=error)
+        return adaptation.predict(shown)
+
+
+def _warn(adaptation: TestTimeAdaptation, batch: Batch) -> None:
+    """Says of each item that it was left out of the adaptation, if it was."""
+    for item in batch:
+        reason = adaptation.left_out.get(str(item.get("image_id", "")))
+        if reason is not None:
+            item["warnings"] = (*item.get("warnings", ()), reason)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,14 +21,18 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from loupe.adaptation.batches import images_of
 from loupe.adaptation.parameters import chosen_parameters, gradients_for, graph_parameters
 from loupe.adaptation.pseudo_labels import disagreement_with_patch_maps, pseudo_targets
 from loupe.adaptation.settings import AdaptationSettings
 from loupe.adaptation.summary import AdaptationSummary
+from loupe.modeling.guarded import guarded
 from loupe.modeling.loupe import ClassifiedBatch, Loupe
 from loupe.structures import LossCounts, MaskOutput, Targets
 
 CLIP_NORM = 1.0
+
+_logger = logging.getLogger(__name__)
 
 
 class TestTimeAdaptation:
@@ -37,6 +42,8 @@ class TestTimeAdaptation:
         model: The model.
         settings: What adapts, and how.
         summary: What was done so far.
+        left_out: Names of the images that no step could learn from, and why.
+        predict: The model, whose failure on one image is that image's "error".
 
     Args:
         model: A Loupe with a segmenter. Only the chosen parameters change.
@@ -63,6 +70,8 @@ class TestTimeAdaptation:
         self.parameters = chosen_parameters(model.segmenter, self.settings.parameters)
         self._graph = graph_parameters(model.segmenter, self.settings.parameters)
         self.summary = AdaptationSummary()
+        self.left_out: dict[str, str] = {}
+        self.predict = guarded(model)
         self._schedule: Callable[[int], float] = lambda step: 1.0
         self._start()
 
@@ -95,7 +104,8 @@ class TestTimeAdaptation:
     def step(self, batches: Sequence[ClassifiedBatch]) -> float:
         """One optimiser step on the micro-batches of all processes.
 
-        A loss or gradient that is not finite skips the step: weights and optimiser stay.
+        A loss or gradient that is not finite skips the step: weights and optimiser stay. An image
+        that the step fails on alone is left out, as if it had not been there; `left_out` says why.
 
         Args:
             batches: The micro-batches of this process; there may be none.
@@ -103,18 +113,20 @@ class TestTimeAdaptation:
         Returns:
             The loss before the step; 0 where no process has an image.
         """
-        temperature = self.settings.patch_temperature
-        targets = [pseudo_targets(batch.classification, temperature) for batch in batches]
-        counts = self._counts(targets)
-        if not counts.images:
-            return 0.0
         segmenter = self.model.segmenter
-        segmenter.zero_grad(set_to_none=True)
-        loss = 0.0
-        with torch.enable_grad(), gradients_for(segmenter, self._graph):
-            for batch, target in zip(batches, targets, strict=True):
-                loss += self._backward(batch, target, counts)
-        (loss,) = self._total([loss])
+        while True:
+            segmenter.zero_grad(set_to_none=True)
+            targets = [self._targets(batch) for batch in batches]
+            counts = self._counts(targets)
+            if not counts.images:
+                return 0.0
+            loss, disagreements, without = self._accumulate(batches, targets, counts)
+            loss, failed = self._total([loss, float(without is not None)])
+            if not failed:
+                break
+            # All processes take the step again, since its counts have changed.
+            batches = batches if without is None else without
+        self.summary.note_before(disagreements)
         self._add_up_gradients()
         rate = self.settings.lr * self._schedule(self._attempts)
         self._attempts += 1
@@ -129,13 +141,48 @@ class TestTimeAdaptation:
         self.summary.note_step(loss)
         return loss
 
-    def _backward(self, batch: ClassifiedBatch, targets: Targets, counts: LossCounts) -> float:
-        """Adds the gradient of one micro-batch; returns its loss."""
+    def _targets(self, batch: ClassifiedBatch) -> Targets:
+        return pseudo_targets(batch.classification, self.settings.patch_temperature)
+
+    def _accumulate(
+        self, batches: Sequence[ClassifiedBatch], targets: list[Targets], counts: LossCounts
+    ) -> tuple[float, list[float], list[ClassifiedBatch] | None]:
+        """Adds up the gradients of the micro-batches.
+
+        Returns:
+            Their loss, the disagreement of each image, and None; where one of them fails, the
+            batches to try instead: its images one by one, or without its only image.
+        """
+        loss, disagreements = 0.0, []
+        with torch.enable_grad(), gradients_for(self.model.segmenter, self._graph):
+            for number, (batch, target) in enumerate(zip(batches, targets, strict=True)):
+                try:
+                    more, found = self._backward(batch, target, counts)
+                except Exception as error:  # Out of memory, a shape that a layer refuses, ...
+                    parts = self._without_failing(batch, error)
+                    return 0.0, [], [*batches[:number], *parts, *batches[number + 1 :]]
+                loss += more
+                disagreements += found
+        return loss, disagreements, None
+
+    def _without_failing(self, batch: ClassifiedBatch, error: Exception) -> list[ClassifiedBatch]:
+        if len(batch.image_ids) > 1:
+            return images_of(batch)
+        (name,) = batch.image_ids
+        first = f"{type(error).__name__}: {error}".splitlines()[0]
+        self.left_out[name] = f"left out of the adaptation: it failed on this image ({first})"
+        self.summary.left_out += 1
+        _logger.warning("%s: %s", name, self.left_out[name], exc_info=error)
+        return []
+
+    def _backward(
+        self, batch: ClassifiedBatch, targets: Targets, counts: LossCounts
+    ) -> tuple[float, list[float]]:
+        """Adds the gradient of one micro-batch; returns its loss and its disagreements."""
         outputs = self.model.segmenter(
             batch.features["patches"], targets.labels, batch.inputs.patch_valid
         )
         disagreements = self._disagreements(outputs[-1], batch)
-        self.summary.note_before(disagreements.tolist())
         if self.settings.image_weight == "agreement":
             _scale_gradients(outputs, 1 - disagreements)
         generators = [self._generator(image_id) for image_id in batch.image_ids]
@@ -144,7 +191,7 @@ class TestTimeAdaptation:
         )
         loss = sum(losses.values())
         loss.backward()
-        return float(loss.detach())
+        return float(loss.detach()), disagreements.tolist()
 
     def _generator(self, image_id: str) -> torch.Generator:
         """Draws an image's points in this step, whatever else is in the batch or the process."""

@@ -21,6 +21,7 @@ class AdaptationSummary:
         images: Readable images.
         steps: Optimiser steps that were taken.
         skipped_not_finite: Steps not taken because loss or gradient was not finite.
+        left_out: Images that no step could learn from, because it failed on them.
         first_loss: Of the first step; NaN without one.
         last_loss: Of the last step.
         before: Sum over the images of the disagreement of mask and patch map before a step on them.
@@ -33,6 +34,7 @@ class AdaptationSummary:
     images: int = 0
     steps: int = 0
     skipped_not_finite: int = 0
+    left_out: int = 0
     first_loss: float = math.nan
     last_loss: float = math.nan
     before: float = 0.0
@@ -59,7 +61,7 @@ class AdaptationSummary:
 
     def add_up_processes(self) -> None:
         """Adds the other processes' images; steps and losses are those of all already."""
-        names = ("images", "before", "measured_before", "after", "measured_after")
+        names = ("images", "left_out", "before", "measured_before", "after", "measured_after")
         parts = comm.all_gather([getattr(self, name) for name in names])
         for name, values in zip(names, zip(*parts, strict=True), strict=True):
             setattr(self, name, sum(values))
@@ -72,6 +74,7 @@ class AdaptationSummary:
                 "images": self.images,
                 "steps": self.steps,
                 "skipped_not_finite": self.skipped_not_finite,
+                "left_out": self.left_out,
                 "first_loss": self.first_loss,
                 "last_loss": self.last_loss,
                 "disagreement_before": _mean(self.before, self.measured_before),

@@ -41,6 +41,10 @@ KEYS = {
     "MODEL.BACKBONE.NAME": Key("build_perception_encoder"),
     # "auto" = CUDA if there is one, else CPU.
     "MODEL.DEVICE": Key("auto"),
+    # Of Detectron2's `DefaultPredictor` alone: it takes BGR, turns it into this, and leaves the
+    # size to the model, which brings an image to INPUT.SIZE as INPUT.RESIZE says.
+    "INPUT.FORMAT": Key("RGB", one_of("RGB", "BGR")),
+    "INPUT.MIN_SIZE_TEST": Key(0, at_least(0)),
     # Statistics of 0..255 RGB pixels that the Perception Encoder was trained with.
     "MODEL.PIXEL_MEAN": Key([127.5, 127.5, 127.5], each_of_three(NUMBER)),
     "MODEL.PIXEL_STD": Key([127.5, 127.5, 127.5], each_of_three(above(0))),

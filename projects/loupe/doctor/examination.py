@@ -15,6 +15,7 @@ from typing import TextIO
 
 import cv2
 
+from loupe.child_processes import follow_parent
 from loupe.data.sources.entries import DatasetDict
 from loupe.doctor.facts import (
     FACTS_VERSION,
@@ -147,10 +148,11 @@ def _measure_alone(key: str, job: Job, grid: Grid) -> tuple[str, ImageFacts]:
 
 def _pool(processes: int) -> ProcessPoolExecutor:
     # Not fork: the caller may have threads (OpenCV's, torch's), whose locks a fork would copy.
-    return ProcessPoolExecutor(processes, get_context("spawn"), _one_thread)
+    return ProcessPoolExecutor(processes, get_context("spawn"), _start_worker)
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    follow_parent()
     cv2.setNumThreads(1)
 
 

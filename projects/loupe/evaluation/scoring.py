@@ -8,12 +8,15 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from loupe.child_processes import follow_parent
 from loupe.evaluation.calibration import scale_scores
 from loupe.evaluation.evaluator import EvaluationShard, ForgeryEvaluator
 from loupe.evaluation.map_files import PredictionError, SavedMap, read_map
@@ -156,9 +159,10 @@ def _score_shard(
 _progress: Any = None
 
 
-def _count_progress(counter: Any) -> None:
+def _start_worker(counter: Any) -> None:
     """Gives a new process the counter of finished images."""
     global _progress
+    follow_parent()
     _progress = counter
 
 
@@ -183,8 +187,14 @@ def _run(
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        with context.Pool(len(parts), _count_progress, (counter,)) as pool:
-            yield from pool.imap(work, parts)
+        # Not multiprocessing's Pool: it waits for ever for what a killed process had.
+        with ProcessPoolExecutor(len(parts), context, _start_worker, (counter,)) as pool:
+            yield from pool.map(work, parts)
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a process that scored was killed, by a lack of memory perhaps; score again with fewer "
+            "processes"
+        ) from error
     finally:
         finished.set()
         watcher.join()

@@ -1,11 +1,17 @@
-"""Predictions of a labelled set for a diagnosis, also under a condition that is given."""
+"""Predictions of a labelled set for a diagnosis, also under a condition that is given.
+
+A diagnosis compares maps with patches, and patches lie on the pixels as they are stored: so do all
+maps and masks here, whatever the orientation tag says.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
+from loupe.data.images.orientation import UPRIGHT, turn_back
 from loupe.data.training.loaders import build_test_loader
 from loupe.evaluation.diagnosis import ConditionedPrediction, Diagnosis
 from loupe.inference.predictor import LoupePredictor
@@ -34,18 +40,23 @@ def predictions_of(model: Loupe, batch: list[dict[str, Any]]) -> list[Conditione
     if conditional:
         authentic, forged = (told(model, batch, perception, sign * CERTAIN) for sign in (-1, 1))
         pairs = [
-            (a["forgery_map"].numpy(), f["forgery_map"].numpy())
-            for a, f in zip(authentic, forged, strict=True)
+            (as_stored(item, a["forgery_map"]), as_stored(item, f["forgery_map"]))
+            for item, a, f in zip(batch, authentic, forged, strict=True)
         ]
     return [
         ConditionedPrediction(
             prediction["forgery_score"],
-            prediction["forgery_map"].numpy(),
+            as_stored(item, prediction["forgery_map"]),
             *pair,
             *patch_map_and_window(item, prediction["patch_map"], model.backbone.size_divisibility),
         )
         for item, prediction, pair in zip(batch, own, pairs, strict=True)
     ]
+
+
+def as_stored(item: dict[str, Any], upright: torch.Tensor | np.ndarray) -> np.ndarray:
+    """A map or mask as the item's pixels are stored."""
+    return turn_back(np.asarray(upright), item.get("orientation", UPRIGHT))
 
 
 def patch_map_and_window(
@@ -55,7 +66,7 @@ def patch_map_and_window(
 
     Args:
         item: of the batch.
-        patch_map: (h, w) patches of the batch's canvas, which may be larger than the item.
+        patch_map: (h, w) patches of the batch's canvas, which may be larger than the item; upright.
         patch: side of a patch in pixels of the network's input.
     """
     if patch_map is None:
@@ -66,7 +77,8 @@ def patch_map_and_window(
     # The last patch may be partly padding, and then reaches beyond what the image shows.
     reach = columns * patch / valid[1], rows * patch / valid[0]
     window = (x0, y0, x0 + (x1 - x0) * reach[0], y0 + (y1 - y0) * reach[1])
-    return patch_map[:rows, :columns].numpy(), window
+    # Padding lies at the right and at the bottom of the pixels as they are stored.
+    return as_stored(item, patch_map)[:rows, :columns], window
 
 
 def examine(predictor: LoupePredictor, dataset: str) -> Diagnosis:
@@ -90,7 +102,10 @@ def examine(predictor: LoupePredictor, dataset: str) -> Diagnosis:
             continue
         for item, prediction in zip(usable, predictions_of(predictor.model, usable), strict=True):
             try:
-                diagnosis.add(item["file_name"], prediction, item["ground_truth"])
+                truth = item["ground_truth"]
+                if truth.mask is not None:
+                    truth = truth._replace(mask=as_stored(item, truth.mask))
+                diagnosis.add(item["file_name"], prediction, truth)
                 examined += 1
             except ValueError as error:
                 diagnosis.leave_out(item["file_name"], str(error))

@@ -57,6 +57,8 @@ def model_arguments(cfg: CfgNode) -> dict[str, Any]:
         "mask_from_probability": segmenter.MASK_FROM_PROBABILITY,
         "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
+        "size": cfg.INPUT.SIZE,
+        "resize": cfg.INPUT.RESIZE,
     }
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,6 +38,43 @@ def stack_padded(tensors: Sequence[Tensor], multiple: int) -> Tensor:
     return torch.stack(
         [F.pad(t, (0, width - t.shape[-1], 0, height - t.shape[-2])) for t in tensors]
     )
+
+
+def fitted(image: Tensor, size: int, resize: str) -> tuple[Tensor, tuple[int, int]]:
+    """Brings a whole image to the network's size, as the dataset mapper does for evaluation.
+
+    Args:
+        image: (3, H, W), values 0 to 255.
+        size: S, side of the network's square.
+        resize: "squash": to (S, S); "pad": the longer side to S; "native": to at most S.
+
+    Returns:
+        The image on its canvas, (S, S) unless it is native, and its height and width there.
+
+    Raises:
+        ValueError: The network sees only a window of an image.
+    """
+    height, width = image.shape[-2:]
+    scale = size / max(height, width)
+    if resize == "crop":
+        raise ValueError("INPUT.RESIZE is crop: an image without valid_size needs its own mapper")
+    if resize == "squash":
+        new_size = (size, size)
+    elif resize == "native" and scale >= 1:
+        new_size = (height, width)
+    else:
+        new_size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    if new_size != (height, width):
+        image = _resized(image, new_size)
+    canvas = new_size if resize == "native" else (size, size)
+    return F.pad(image, (0, canvas[1] - new_size[1], 0, canvas[0] - new_size[0])), new_size
+
+
+def _resized(image: Tensor, new_size: tuple[int, int]) -> Tensor:
+    pixels = image.round().clamp(0, 255).to("cpu", torch.uint8).permute(1, 2, 0).numpy()
+    # The mapper's filter to the last bit: forensic stems see its rounding.
+    small = Image.fromarray(pixels).resize(new_size[::-1], Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
 
 def network_input(

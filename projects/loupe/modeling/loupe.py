@@ -21,7 +21,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from loupe.modeling.building import model_arguments
-from loupe.modeling.canvas import NetworkInput, network_input, stack_padded
+from loupe.modeling.canvas import NetworkInput, fitted, network_input, stack_padded
 from loupe.modeling.classification_criterion import ClassificationCriterion
 from loupe.modeling.classifier import PatchAwareClassifier
 from loupe.modeling.condition import training_condition
@@ -75,6 +75,8 @@ class Loupe(nn.Module):
         mask_from_probability: Only of images with at least this probability.
         pixel_mean: Mean of RGB pixels, 0..255.
         pixel_std: Their deviation.
+        size: Side of the network's square, for images that come without `valid_size`.
+        resize: How they are brought to it, see `fitted`.
     """
 
     @configurable
@@ -94,8 +96,11 @@ class Loupe(nn.Module):
         mask_from_probability: float,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
+        size: int,
+        resize: str,
     ) -> None:
         super().__init__()
+        self.size, self.resize = size, resize
         self.backbone = backbone
         self.classifier = classifier
         self.segmenter = segmenter
@@ -149,6 +154,8 @@ class Loupe(nn.Module):
                 in training also `label`, `mask`, `regions` and, so that draws do not depend on
                 batch and process, `seed`; else `height`, `width`, `window`.
                 An item without `image` carries an `error`, and its prediction is that error.
+                A whole RGB image without `valid_size`, as Detectron2's `DefaultPredictor` gives,
+                is brought to the network's size here.
             counts: Sums of `loss_counts` over the optimiser step, divided by the number of
                 processes; None = this batch alone.
 
@@ -157,7 +164,14 @@ class Loupe(nn.Module):
         """
         if self.training:
             return self._losses(batched_inputs, counts)
-        return self.predict(batched_inputs, self.classify(batched_inputs))
+        items = [self._completed(item) for item in batched_inputs]
+        return self.predict(items, self.classify(items))
+
+    def _completed(self, item: Item) -> Item:
+        if "image" not in item or "valid_size" in item:
+            return item
+        image, valid_size = fitted(item["image"], self.size, self.resize)
+        return item | {"image": image, "valid_size": valid_size}
 
     def _losses(self, batched_inputs: list[Item], counts: Tensor | None) -> dict[str, Tensor]:
         inputs = self.preprocess(batched_inputs)

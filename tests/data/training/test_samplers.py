@@ -137,13 +137,14 @@ def test_grouped_batches_go_on_where_they_were_interrupted():
     assert take(resumed, 18) == whole[12:]
 
 
-def test_processes_draw_other_images_of_the_same_set():
-    first, second = (
-        take(on_rank(GroupedBatches([100, 40], [8, 2], [0.5, 0.5], seed=3), rank, 2), 50)
-        for rank in range(2)
-    )
-    assert [len(batch) for batch in first] == [len(batch) for batch in second]
-    assert first != second
+def test_processes_take_turns_in_one_stream_of_groups():
+    groups = {"lengths": [100, 40], "sizes": [8, 2], "shares": [0.7, 0.3], "seed": 3}
+    whole = take(GroupedBatches(**groups), 30)
+    for rank in range(3):
+        assert take(on_rank(GroupedBatches(**groups), rank, 3), 10) == whole[rank::3]
+        resumed = on_rank(GroupedBatches(**groups), rank, 3)
+        resumed.skip(4)
+        assert take(resumed, 6) == whole[12 + rank :: 3]
 
 
 @pytest.mark.parametrize(

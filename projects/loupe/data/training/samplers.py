@@ -118,7 +118,9 @@ class GroupedBatches(Sampler):
     """An endless stream of batches, each of one data set, of as many pairs as that set's batch has.
 
     Sets of images of unlike sizes can so be trained on together, small images in large batches. A
-    pair is an even index and the next one. Batch b depends on the seed and b alone.
+    pair is an even index and the next one. Batch b depends on the seed and b alone; process r of n
+    takes every n-th, from the r-th on. So n processes learn in a step what one process learns with
+    n times as many ACCUMULATION_STEPS.
     """
 
     def __init__(
@@ -143,22 +145,23 @@ class GroupedBatches(Sampler):
         self.lengths, self.sizes, self.seed = tuple(lengths), tuple(sizes), seed
         self.shares = np.array(shares) / sum(shares)
         self.rank = comm.get_rank()
+        self.processes = comm.get_world_size()
         self._skipped = 0
 
     def skip(self, batches: int) -> None:
-        """Lets the stream begin behind the first so many batches."""
+        """Lets the stream begin behind the first so many batches of this process."""
         self._skipped = batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Batches of this process."""
         starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        for number in count(self._skipped):
+        for number in count(self.rank + self._skipped * self.processes, self.processes):
             group = int(
                 np.random.default_rng((self.seed, number)).choice(len(self.shares), p=self.shares)
             )
-            generator = np.random.default_rng((self.seed, number, self.rank))
+            generator = np.random.default_rng((self.seed, number, 0))
             pairs = generator.integers(self.lengths[group] // 2, size=self.sizes[group] // 2)
-            first = (number * comm.get_world_size() + self.rank) * max(self.sizes)
+            first = number * max(self.sizes)
             yield [
                 Draw(first + place, int(starts[group] + 2 * pairs[place // 2] + place % 2))
                 for place in range(self.sizes[group])

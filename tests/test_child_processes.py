@@ -1,0 +1,84 @@
+"""No pool of processes outlives a parent that was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import pytest
+
+from loupe.evaluation import scoring
+
+ORPHAN_SECONDS = 10
+
+DOCTOR = """
+import os, sys, time
+from loupe.doctor.examination import _pool
+if __name__ == "__main__":
+    with _pool(1) as pool:
+        pool.submit(os.mkdir, sys.argv[1])
+        pool.submit(time.sleep, 60).result()
+"""
+SCORING = """
+import sys
+from loupe.evaluation.scoring import _run
+from tests.test_child_processes import make_folder_and_wait
+if __name__ == "__main__":
+    list(_run([sys.argv[1], sys.argv[1] + "-other"], make_folder_and_wait, print))
+"""
+
+
+def make_folder_and_wait(folder: str) -> None:
+    os.mkdir(folder)
+    time.sleep(60)
+
+
+def end_at_once(part: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def children_of(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(word) for word in listed.split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and that nobody has asked after does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [DOCTOR, SCORING], ids=["doctor", "scoring"])
+def test_the_processes_of_a_killed_parent_end(program: str, tmp_path: Path):
+    sign = tmp_path / "works"
+    command = [sys.executable, "-W", "ignore", "-c", program, str(sign)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as parent:
+        end = time.monotonic() + 120
+        while not sign.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        assert sign.exists()
+        children = children_of(parent.pid)
+        parent.kill()
+    assert children
+    end = time.monotonic() + ORPHAN_SECONDS
+    while any(map(is_alive, children)) and time.monotonic() < end:
+        time.sleep(0.1)
+    orphans = [child for child in children if is_alive(child)]
+    for child in orphans:
+        os.kill(child, signal.SIGKILL)
+    assert not orphans
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_a_scoring_is_one_clear_error():
+    with pytest.raises(RuntimeError, match="score again with fewer processes") as caught:
+        list(scoring._run(["a", "b"], end_at_once, lambda done: None))
+    assert isinstance(caught.value.__cause__, BrokenProcessPool)
