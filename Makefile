@@ -21,7 +21,7 @@ STAMP := $(VENV)/.loupe-installed
 SOURCES := setup.py pyproject.toml projects/loupe/install_detectron2.py $(wildcard projects/loupe/ops/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu lint bench clean
+.PHONY: help install demo test test-gpu lint bench bench-quick clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -59,6 +59,9 @@ lint: install ## check style and types
 
 bench: install ## measure the deformable-attention op
 	$(RUN) -m research.benchmarks.ms_deform_attn $(BENCH_OPTIONS)
+
+bench-quick: install ## say what became slower on this machine, in two minutes (--update stores)
+	$(RUN) -m research.benchmarks.quick $(BENCH_OPTIONS)
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist output projects/*.egg-info .pytest_cache .ruff_cache .hypothesis
