@@ -24,8 +24,8 @@ import torch
 from detectron2.modeling import build_model
 from torch.utils.flop_counter import FlopCounterMode
 
+from loupe import load_config
 from loupe.checkpoint import load_into, load_weights
-from loupe.config import load_config
 from loupe.data.training.loaders import build_test_loader
 from loupe.evaluation import ForgeryEvaluator
 from loupe.evaluation.bootstrap import bootstrap
@@ -70,12 +70,15 @@ def measure(config: str, weights: str, images: str) -> tuple[Columns, dict[str, 
                 start = time.process_time()
                 model([item])
                 durations.append(time.process_time() - start)
+    parameters = list(model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    # The counter looks for gradients, which there are none of here.
+    model.requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
         model([first])
-    parameters = list(model.parameters())
     cost = {
         "parameters": sum(p.numel() for p in parameters),
-        "trained": sum(p.numel() for p in parameters if p.requires_grad),
+        "trained": trained,
         "multiply_adds": counter.get_total_flops() // 2,
         "seconds": float(np.median(durations[1:])),
         "peak_megabytes": round(peak - before, 1),
@@ -112,6 +115,7 @@ def main() -> None:
     parser.add_argument("--images", required=True, help="list with labels and masks")
     arguments = parser.parse_args()
     results: dict[str, Any] = {"images": Path(arguments.images).name, "models": {}}
+    results["machine"] = machine()
     reference = None
     # Memory is the peak of a process, so each model has one of its own.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
@@ -123,8 +127,7 @@ def main() -> None:
             reference = columns if reference is None else reference
             results["models"][name] = {"config": config, "cost": cost, "metrics": metrics}
             print(name, cost, {key: round(row["value"], 3) for key, row in metrics.items()})
-    results["machine"] = machine()
-    write_results(arguments.output, results)
+            write_results(arguments.output, results)
 
 
 if __name__ == "__main__":

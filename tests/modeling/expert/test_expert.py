@@ -160,6 +160,24 @@ def test_a_batch_of_two_is_two_batches_of_one_and_padding_says_nothing(build_exp
         torch.testing.assert_close(alone["forgery_map"], same["forgery_map"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("prompt", ["vector", "tokens"])
+def test_padding_gives_no_evidence(build_expert, prompt):
+    evidence = build_expert("MODEL.EXPERT.PROMPT", prompt).eval().evidence
+    pooled, patches = torch.randn(1, 32), torch.randn(1, 32, 2, 4)
+    patches[..., 2:] = 9.0
+    valid = torch.tensor([[[True, True, False, False]] * 2])
+    padded = evidence(pooled, patches, valid)
+    cut = evidence(pooled, patches[..., :2], None)
+    torch.testing.assert_close(padded.class_logits, cut.class_logits)
+    if prompt == "tokens":
+        kept = padded.prompts.view(1, 2, 4, 32)
+        torch.testing.assert_close(kept[:, :, :2].flatten(1, 2), cut.prompts)
+        # Padding repeats the mean of the image.
+        torch.testing.assert_close(kept[0, 0, 3], cut.prompts.mean(dim=1)[0])
+    else:
+        torch.testing.assert_close(padded.prompts, cut.prompts)
+
+
 def test_prompts_of_patches_keep_their_places(build_expert, item):
     shapes = []
     for prompt in ("vector", "tokens"):
