@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from loupe.modeling.loupe import ClassifiedBatch
 
 
@@ -10,12 +12,15 @@ def images_of(batch: ClassifiedBatch) -> list[ClassifiedBatch]:
     inputs, classification = batch.inputs, batch.classification
     return [
         ClassifiedBatch(
-            type(inputs)(*(None if part is None else part[i : i + 1] for part in inputs)),
+            _image(inputs, i),
             {name: feature[i : i + 1] for name, feature in batch.features.items()},
-            type(classification)(
-                *(None if part is None else part[i : i + 1] for part in classification)
-            ),
+            _image(classification, i),
             (image_id,),
         )
         for i, image_id in enumerate(batch.image_ids)
     ]
+
+
+def _image(parts: Any, i: int) -> Any:
+    """Image i of a tuple of tensors, some of which may be None."""
+    return type(parts)(*(None if part is None else part[i : i + 1] for part in parts))

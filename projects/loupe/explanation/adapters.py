@@ -32,8 +32,10 @@ def add_adapters(vlm: nn.Module, rank: int, alpha: float, dropout: float) -> Non
     """
     from peft import LoraConfig, inject_adapter_in_model
 
+    # peft's annotation says int; it only divides.
+    scale: Any = alpha
     config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=TARGETS, bias="none"
+        r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=TARGETS, bias="none"
     )
     inject_adapter_in_model(config, vlm)
     names = [name for name, _ in vlm.named_parameters() if "lora_" in name]

@@ -87,7 +87,8 @@ def _load_package(package: str, dtype: torch.dtype) -> Base:
         pass
     else:
         options["quantization_config"] = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, **options).to(dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+    model = model.to(dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     return Base(model, tokenizer, False, digest(files))
 
@@ -113,9 +114,7 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> Base:
     return Base(model, tokenizer, sees, digest(files))
 
 
-def join(
-    language: nn.Module, tower: nn.Module, width: int, tokens: int, image_id: int
-) -> nn.Module:
+def join(language: Any, tower: nn.Module, width: int, tokens: int, image_id: int) -> nn.Module:
     """A LLaVA of a language model and a tower of ours; the projector between them is new.
 
     Args:
@@ -142,7 +141,7 @@ def join(
         tie_word_embeddings=language.config.tie_word_embeddings,
     )
     with torch.device("meta"):
-        vlm = LlavaForConditionalGeneration(config)
+        vlm: Any = LlavaForConditionalGeneration(config)
     vlm.model.language_model = language.model
     vlm.lm_head = language.lm_head
     vlm.model.vision_tower = tower

@@ -89,7 +89,7 @@ def with_tower(
         BaseError: A language model alone has no detector whose encoder it could see by.
     """
     if base.sees:
-        model = base.model
+        model: Any = base.model
         vision = model.config.vision_config
         model.model.vision_tower = RegionTower(model.model.vision_tower, alpha)
         return model, (vision.image_size // vision.patch_size) ** 2, vision.image_size
@@ -98,7 +98,7 @@ def with_tower(
             "MODEL.EXPLAINER.BASE is a language model alone, which needs an encoder to see by; "
             "name a Loupe in MODEL.EXPLAINER.GUIDE_WEIGHTS"
         )
-    backbone = guide.backbone
+    backbone: Any = guide.backbone
     tower = RegionTower(EncoderTower(backbone, grid), alpha)
     vlm = join(base.model, tower, backbone.embed_dim, grid * grid, image_id)
     return vlm, grid * grid, backbone.size_divisibility

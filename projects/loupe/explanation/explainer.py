@@ -64,6 +64,11 @@ class Explainer(nn.Module):
         pixel_std: Their deviation.
     """
 
+    vlm: Any
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    saved_settings: Tensor
+
     @configurable
     def __init__(
         self,

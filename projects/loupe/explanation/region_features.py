@@ -193,7 +193,7 @@ def jittered(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     side = float(np.sqrt(mask.sum()))
     reach = round(float(rng.uniform(0, 0.2)) * side)
-    changed = mask.astype(np.uint8)
+    changed: np.ndarray = mask.astype(np.uint8)
     if reach:
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
         changed = (cv2.dilate if rng.random() < 0.5 else cv2.erode)(changed, kernel)

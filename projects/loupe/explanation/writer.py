@@ -82,7 +82,7 @@ class Writer:
 
     def _item(self, image: np.ndarray, prediction: Prediction) -> dict[str, Any]:
         """One image and its region at the network's size, which is at most INPUT.SIZE."""
-        region = (prediction.forgery_map > THRESHOLD).astype(np.uint8)
+        region: np.ndarray = (prediction.forgery_map > THRESHOLD).astype(np.uint8)
         scale = min(1.0, self.size / max(image.shape[:2]))
         if scale < 1:
             size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])

@@ -12,6 +12,7 @@ B images, N tokens (those before the patches too), M heads, D channels of a head
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,9 @@ class RotaryTable(nn.Module):
         num_prefix_tokens: Tokens before the patches, which are not turned.
     """
 
-    def __init__(self, rope: nn.Module, num_prefix_tokens: int) -> None:
+    def __init__(self, rope: Any, num_prefix_tokens: int) -> None:
         super().__init__()
-        self.rope = rope
+        self.rope: Any = rope
         self.num_prefix_tokens = num_prefix_tokens
 
     def get_embed(self, shape: Sequence[int]) -> Tensor:
@@ -50,7 +51,7 @@ class RotaryAttention(nn.Module):
         ValueError: timm's attention has parts that this one does not know.
     """
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, attention: Any) -> None:
         super().__init__()
         between = (attention.q_norm, attention.k_norm, attention.norm)
         if (
@@ -61,8 +62,8 @@ class RotaryAttention(nn.Module):
         ):
             raise ValueError(f"the encoder's attention is of an unknown kind: {attention}")
         self.num_heads: int = attention.num_heads
-        self.qkv = attention.qkv
-        self.proj = attention.proj
+        self.qkv: nn.Module = attention.qkv
+        self.proj: nn.Module = attention.proj
 
     def forward(
         self,
@@ -118,7 +119,7 @@ def rotate(query_key: Tensor, table: Tensor) -> Tensor:
     return torch.view_as_real(numbers).flatten(4).to(query_key.dtype)
 
 
-def use_rotary_attention(vit: nn.Module) -> None:
+def use_rotary_attention(vit: Any) -> None:
     """Replaces attentions and rotary positions of a timm encoder; its weights keep their names."""
     vit.rope = RotaryTable(vit.rope, vit.num_prefix_tokens)
     for block in vit.blocks:

@@ -49,7 +49,8 @@ def contradictions_of(exif: dict[str, str], size: tuple[int | None, int | None])
     """
     found = []
     width, height = (_number(exif.get(name)) for name in _SIDES)
-    if width and height and None not in size and sorted((width, height)) != sorted(map(int, size)):
+    known = [side for side in size if side is not None]
+    if width and height and len(known) == 2 and sorted((width, height)) != sorted(known):
         found.append(
             f"EXIF says {width} x {height} pixels, the picture has {size[1]} x {size[0]}: it was "
             "shrunk, enlarged or cut after it was taken"

@@ -101,7 +101,11 @@ def _entries(
 ) -> Iterator[dict[str, Any]]:
     start = time.perf_counter()
     for number, one in enumerate(results):
-        entry = {"file": one.file, "error": one.error, "warnings": list(one.warnings)}
+        entry: dict[str, Any] = {
+            "file": one.file,
+            "error": one.error,
+            "warnings": list(one.warnings),
+        }
         if one.prediction is not None:
             try:
                 entry |= _described(one.file, one.prediction, folder, number)

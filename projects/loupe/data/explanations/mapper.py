@@ -83,8 +83,9 @@ class ExplanationMapper:
             return Claims("forged" if truth.label else "authentic")
         height, width = item["valid_size"]
         image = item["image"][:, :height, :width].permute(1, 2, 0).numpy()
-        upright = (turn(part, item.get("orientation", UPRIGHT)) for part in (image, mask))
-        return claims_of(*upright, "forged", truth.technique)
+        orientation = item.get("orientation", UPRIGHT)
+        image, mask = turn(image, orientation), turn(mask, orientation)
+        return claims_of(image, mask, "forged", truth.technique)
 
     def _true_region(self, item: Item) -> np.ndarray | None:
         truth = item.get("ground_truth")
