@@ -127,7 +127,7 @@ def main() -> None:
             reference = columns if reference is None else reference
             results["models"][name] = {"config": config, "cost": cost, "metrics": metrics}
             print(name, cost, {key: round(row["value"], 3) for key, row in metrics.items()})
-            write_results(arguments.output, results)
+            write_results(results, arguments.output)
 
 
 if __name__ == "__main__":
