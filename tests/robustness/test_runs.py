@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from loupe.data.images.masks import read_image_and_mask
 from loupe.data.sources.catalog import load_dataset
 from loupe.evaluation import ForgeryEvaluator
 from loupe.inference import LoupePredictor
-from loupe.robustness.degraded import export, select
+from loupe.robustness.degraded import DegradingMapper, export, select
 from loupe.robustness.points import digest, list_points, point_folder
 from loupe.robustness.runs import (
     ModelDetector,
@@ -240,3 +242,25 @@ def test_a_model_depends_on_weights_images_and_seed(data, predictor):
     assert len(set(keys)) == 4
     assert key() == keys[-1]
     assert digest([1], []) != digest([2], [])
+
+
+class Fatal(DegradingMapper):
+    """Kills whoever maps image2.png."""
+
+    def __call__(self, entry: dict) -> dict:
+        if entry["file_name"].endswith("image2.png"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(entry)
+
+
+def test_a_worker_that_is_killed_costs_the_one_image(data, predictor, monkeypatch):
+    monkeypatch.setattr("loupe.robustness.runs.DegradingMapper", Fatal)
+    detector = ModelDetector(predictor, load_dataset(str(data)), seed=0, workers=1)
+    evaluator = ForgeryEvaluator("clean", resamples=0, distributed=False)
+    ((axis, level),) = list_points(())
+    detector.measure(axis, level, evaluator)
+    results = evaluator.summarise([evaluator.shard()])
+    assert results.counts["images"] == 5
+    ((name, reason),) = results.unreadable.items()
+    assert "image2.png" in name
+    assert "the process that reads it is lost" in reason

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch.utils.data import DataLoader
 
 from loupe.data.images.degradation import DEGRADATIONS, Level
 from loupe.data.images.masks import read_mask
 from loupe.data.sources.catalog import load_dataset
 from loupe.data.training.loaders import EvaluationDataset, start_worker
+from loupe.data.training.steady import SteadyLoader
 from loupe.evaluation.evaluator import ForgeryEvaluator
 from loupe.evaluation.metrics import METRICS
 from loupe.evaluation.predictions import find_predictions
@@ -77,7 +77,7 @@ class ModelDetector:
     @torch.no_grad()
     def measure(self, axis: str, level: Level, evaluator: ForgeryEvaluator) -> None:
         """Predicts all images, degraded; a prediction that cannot be measured is counted."""
-        loader = DataLoader(
+        loader = SteadyLoader(
             EvaluationDataset(
                 self.entries,
                 DegradingMapper(axis, level, self.seed, self.predictor.mapper.map_image),
