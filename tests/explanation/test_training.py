@@ -23,7 +23,7 @@ from loupe.explanation.prompts import question_of
 from loupe.explanation.word_tokenizer import IMAGE, word_tokenizer
 from loupe.trainer.trainer import LoupeTrainer
 from loupe.vocabulary import Claims
-from research.explanation import features, gpu
+from research.explanation import features, gpu, truncate
 from tests.explanation.tiny import CLIP, LANGUAGE, tiny_llava
 
 TOKENS, WIDTH = 16, CLIP["hidden_size"]
@@ -129,6 +129,17 @@ def test_features_are_made_on_the_cpu_also_beside_a_gpu(monkeypatch):
     monkeypatch.setattr(features, "LoupePredictor", lambda cfg, weights: built.append(cfg))
     features.predictor.__wrapped__()
     assert [cfg.MODEL.DEVICE for cfg in built] == ["cpu"]
+
+
+def test_adapters_of_a_lower_rank_write_the_same():
+    torch.manual_seed(0)
+    a, b = torch.randn(4, 12), torch.randn(9, 4)
+    smaller = truncate.truncated(a, b, 4)
+    assert torch.allclose(smaller[1] @ smaller[0], b @ a, atol=1e-5)
+    b[:, 3] = b[:, 2]  # Now three are enough.
+    smaller = truncate.truncated(a, b, 3)
+    assert torch.allclose(smaller[1] @ smaller[0], b @ a, atol=1e-5)
+    assert smaller[2] < 1e-5 < truncate.truncated(a, b, 2)[2]
 
 
 def test_every_pass_has_all_examples_in_another_order(folder: Path):
