@@ -83,6 +83,12 @@ def predictor() -> LoupePredictor:
 
 
 @cache
+def tells() -> bool:
+    """Whether the small explainer is told in words what was measured of the region."""
+    return load_config(CONFIGS / "explain_tiny.yaml").MODEL.EXPLAINER.TELL_REGION
+
+
+@cache
 def tower() -> EncoderTower:
     """Its encoder as a tower."""
     return EncoderTower(predictor().model.backbone, GRID)
@@ -113,7 +119,9 @@ def guided_example(image: np.ndarray, mask: np.ndarray, technique: str) -> tuple
         else claims_of(image, mask, "authentic")
     )
     shown = region if region.any() else None
-    return Example(shown, question_of(verdict, shown is not None), "", claims), prediction
+    told = claims_of(image, region, "undecided") if tells() and shown is not None else None
+    question = question_of(verdict, shown is not None, told)
+    return Example(shown, question, "", claims), prediction
 
 
 def make(task: Task) -> tuple[np.ndarray, str]:
@@ -133,7 +141,7 @@ def make(task: Task) -> tuple[np.ndarray, str]:
             else claims_of(image, example.region, "forged")._asdict(),
         }
     else:
-        example = draw_example(rng, image, mask, technique, task.jitter)
+        example = draw_example(rng, image, mask, technique, task.jitter, tell=tells())
     line = {
         "image_id": f"{task.split}-{task.seed}-{task.index:06d}",
         "question": example.question,

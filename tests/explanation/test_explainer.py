@@ -28,6 +28,7 @@ from loupe.explanation.prompts import QUESTION, TEMPLATES, fill, question_of
 from loupe.explanation.region_features import RegionTower, binary_mask, blend, masked_image
 from loupe.explanation.writer import Writer
 from loupe.structures import Prediction
+from loupe.vocabulary import cell_of
 from tests.explanation.tiny import CLIP, LANGUAGE, tiny_llava, worded_explainer
 
 SIZE = CLIP["image_size"]
@@ -295,6 +296,29 @@ def test_regions_also_go_with_images_that_are_authentic_or_called_so():
     assert cases[False, "authentic", True] > 40
     assert cases[True, "authentic", True] > 2
     assert cases[False, "undecided", True] > 20
+
+
+def test_the_measured_region_may_be_told_in_words():
+    mask = np.zeros((64, 64), bool)
+    mask[40:, 44:] = True
+    image = np.full((64, 64, 3), 20, np.uint8)
+    seen = set()
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        example = draw_example(rng, image, mask, "splice", 1.0, tell=True)
+        if not example.claims.cell:
+            assert example.region is None or example.claims.verdict == "authentic"
+            continue
+        # What is told is what is measured of the region that is shown, and so is what is claimed.
+        told = f"{example.claims.cell}, {example.claims.side}, {example.claims.size}, dark."
+        assert told in example.question
+        assert cell_of(example.region) == example.claims.cell
+        seen.add(example.claims.verdict)
+    assert seen == {"forged", "undecided"}
+    assert "Measured" not in question_of("forged", False, example.claims)
+    writer = Writer(worded_explainer(TEXTS, tell_region=True), 64)
+    asked = writer._item(image, Prediction(0.9, mask.astype(np.float32), None))["question"]
+    assert "lower right, right half" in asked
 
 
 def test_only_what_trains_is_saved_and_it_comes_back():

@@ -221,6 +221,9 @@ KEYS = {
     "MODEL.EXPLAINER.MASK_SOURCE": Key("item", one_of("item", "guide")),
     # In training, fraction of the masks that are grown or shrunk, and shifted.
     "MODEL.EXPLAINER.MASK_JITTER": Key(0.0, FRACTION),
+    # Whether the question also tells in words what was measured of the region: a model that learned
+    # little from masks then says what the mask says.
+    "MODEL.EXPLAINER.TELL_REGION": Key(False),
     # Tokens on each side, of an encoder of Loupe.
     "MODEL.EXPLAINER.GRID": Key(8, at_least(1)),
     # The words around question and explanation.

@@ -58,6 +58,7 @@ class Explainer(nn.Module):
         settings: What belongs to the adapters: alpha, template, base and its digest.
         background: Of the masked image.
         mask_source: "item" or "guide".
+        tell_region: Whether questions tell in words what was measured of the region.
         max_new_tokens: Longest explanation.
         patch_size: Sides of the canvas are multiples of it.
         pixel_mean: Mean of RGB pixels, 0..255.
@@ -83,6 +84,7 @@ class Explainer(nn.Module):
         settings: dict[str, Any],
         background: str,
         mask_source: str,
+        tell_region: bool = False,
         max_new_tokens: int,
         patch_size: int,
         pixel_mean: Sequence[float],
@@ -94,6 +96,7 @@ class Explainer(nn.Module):
         self.image_id, self.image_tokens = image_id, image_tokens
         self.settings = settings
         self.background, self.mask_source = background, mask_source
+        self.tell_region = tell_region
         self.max_new_tokens, self.patch_size = max_new_tokens, patch_size
         self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(3, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(3, 1, 1), False)
@@ -221,7 +224,7 @@ class Explainer(nn.Module):
         """Explanations of a batch of items; see `forward`."""
         readable = [item for item in batched_inputs if "error" not in item]
         source = self.guide if self.mask_source == "guide" else None
-        asked = guided(readable, source)
+        asked = guided(readable, source, tell=self.tell_region)
         found = iter(self.write([item for item, _ in asked]))
         outputs = iter([output for _, output in asked])
         results: list[Item] = []

@@ -20,12 +20,15 @@ from loupe.vocabulary import Claims, cell_of, side_of, size_of, tone_of
 Item = dict[str, Any]
 
 
-def guided(items: list[Item], guide: nn.Module | None) -> list[tuple[Item, Item]]:
+def guided(
+    items: list[Item], guide: nn.Module | None, *, tell: bool = False
+) -> list[tuple[Item, Item]]:
     """Items with region and question, and what the detector said of each.
 
     Args:
         items: Readable items, all with `features` or all with `image`.
         guide: A detector in evaluation mode; None = each item keeps its own region.
+        tell: Whether questions tell what was measured of the region.
     """
     if guide is None or not items or "features" in items[0]:
         return [(item, item.get("prediction", {})) for item in items]
@@ -34,8 +37,9 @@ def guided(items: list[Item], guide: nn.Module | None) -> list[tuple[Item, Item]
     for item, output in zip(items, outputs, strict=True):
         region = region_of(item, np.asarray(output["forgery_map"]))
         verdict = verdict_word(output["forgery_score"], item.get("verdict", ""))
-        question = question_of(verdict, region is not None)
-        found = {"verdict": verdict, "region_claims": region_claims(item, region)}
+        claims = region_claims(item, region)
+        question = question_of(verdict, region is not None, claims if tell else None)
+        found = {"verdict": verdict, "region_claims": claims}
         pairs.append((item | {"region": region, "question": question}, output | found))
     return pairs
 

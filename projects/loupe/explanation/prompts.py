@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loupe.structures import THRESHOLD
+from loupe.vocabulary import Claims
 
 
 class Template(NamedTuple):
@@ -43,6 +44,7 @@ _VERDICTS = {
     "authentic": "The detector says authentic.",
     "undecided": "The detector does not decide.",
 }
+_TOLD = "Measured of the region: {cell}, {side}, {size}, {tone}."
 _NO_REGION = "No region is marked."
 
 
@@ -56,7 +58,7 @@ def verdict_word(score: float, verdict: str = "") -> str:
     return verdict or ("forged" if score > THRESHOLD else "authentic")
 
 
-def question_of(verdict: str = "", marked: bool = True) -> str:
+def question_of(verdict: str = "", marked: bool = True, told: Claims | None = None) -> str:
     """The question to an explainer: what the detector says, and whether it marks a region.
 
     The verdict is the detector's. A text model that had to judge could read the verdict off the
@@ -65,8 +67,10 @@ def question_of(verdict: str = "", marked: bool = True) -> str:
     Args:
         verdict: "forged", "authentic", "undecided" or "" = not known.
         marked: Whether a mask goes with the image; without one the region is the whole image.
+        told: What was measured of the region, to be told in words; None = nothing is.
     """
-    words = [QUESTION, _VERDICTS.get(verdict, ""), "" if marked else _NO_REGION]
+    region = "" if told is None or not marked else _TOLD.format(**told._asdict())
+    words = [QUESTION, _VERDICTS.get(verdict, ""), region or ("" if marked else _NO_REGION)]
     return " ".join(word for word in words if word)
 
 

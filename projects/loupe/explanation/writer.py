@@ -95,9 +95,11 @@ class Writer:
             "valid_size": image.shape[:2],
             "region": shown,
             "verdict": verdict,
-            "question": question_of(verdict, shown is not None),
         }
-        return item | {"region_claims": region_claims(item, shown)}
+        claims = region_claims(item, shown)
+        told = claims if self.model.tell_region else None
+        question = question_of(verdict, shown is not None, told)
+        return item | {"question": question, "region_claims": claims}
 
 
 def contradicted(claims: Claims, item: dict[str, Any]) -> list[str]:

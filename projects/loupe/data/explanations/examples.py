@@ -54,6 +54,8 @@ def draw_example(
     mask: np.ndarray,
     technique: str,
     jitter: float,
+    *,
+    tell: bool = False,
 ) -> Example:
     """Draws what is asked of an image whose truth is known.
 
@@ -63,6 +65,8 @@ def draw_example(
         mask: (H, W) bool; empty = the image is authentic.
         technique: How it was forged.
         jitter: Fraction of the regions that are changed as a detector's are; claims stay true.
+        tell: Whether the question tells what was measured of the region that is shown; claims of
+            it are then those.
     """
     forged = bool(mask.any())
     verdict, shown = _draw_case(rng, _OF_FORGED if forged else _OF_AUTHENTIC)
@@ -70,14 +74,21 @@ def draw_example(
         return example_of(rng, None, Claims(verdict))
     truth = mask if forged else _random_region(rng, mask.shape)
     # Nothing was done to an authentic image, so that no technique can be named.
-    claims = claims_of(image, truth, verdict, technique if forged else "")
     region = jittered(truth, rng) if rng.random() < jitter else truth
-    return example_of(rng, region, claims)
+    technique = technique if forged else ""
+    claims = claims_of(image, region if tell else truth, verdict, technique)
+    told = claims_of(image, region, "undecided") if tell else None
+    return example_of(rng, region, claims, told)
 
 
-def example_of(rng: np.random.Generator, region: np.ndarray | None, claims: Claims) -> Example:
+def example_of(
+    rng: np.random.Generator,
+    region: np.ndarray | None,
+    claims: Claims,
+    told: Claims | None = None,
+) -> Example:
     """An example that claims what is given, in a wording that is drawn."""
-    question = question_of(claims.verdict, region is not None)
+    question = question_of(claims.verdict, region is not None, told)
     return Example(region, question, write_claims(claims, rng), claims)
 
 

@@ -40,6 +40,7 @@ class ExplanationMapper:
         self.is_train = is_train
         self.oracle = oracle
         self.jitter = cfg.MODEL.EXPLAINER.MASK_JITTER
+        self.tell = cfg.MODEL.EXPLAINER.TELL_REGION
 
     def __call__(self, dataset_dict: Item) -> Item:
         """Dataset dict -> item.
@@ -100,7 +101,7 @@ class ExplanationMapper:
         image = item["image"][:, :height, :width].permute(1, 2, 0).numpy()
         mask = item["mask"][:height, :width].numpy() >= 0.5
         technique = dataset_dict.get("technique", "")
-        example = draw_example(rng, image, mask, technique, self.jitter)
+        example = draw_example(rng, image, mask, technique, self.jitter, tell=self.tell)
         item |= {"region": example.region, "question": example.question}
         item |= {"explanation": example.explanation, "claims": example.claims}
 
