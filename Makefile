@@ -21,7 +21,7 @@ STAMP := $(VENV)/.loupe-installed
 SOURCES := setup.py pyproject.toml projects/loupe/install_detectron2.py $(wildcard projects/loupe/ops/csrc/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu lint bench bench-quick clean
+.PHONY: help install demo test test-gpu lint bench bench-quick docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -62,6 +62,11 @@ bench: install ## measure the deformable-attention op
 
 bench-quick: install ## say what became slower on this machine, in two minutes (--update stores)
 	$(RUN) -m research.benchmarks.quick $(BENCH_OPTIONS)
+
+docs: install ## write the documentation site to output/site
+	@$(RUN) -c 'import mkdocs, mkdocstrings' 2>/dev/null || \
+		$(PIP_INSTALL) 'mkdocs>=1.6,<2' 'mkdocs-material>=9.5,<10' 'mkdocstrings[python]>=0.27,<2'
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) build dist output projects/*.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -75,7 +75,11 @@ TEST = [
     # Drives the browser of the system; its tests skip where there is none.
     "playwright>=1.49,<2",
     "tifffile>=2024.1",
+    # Runs the notebook of the documentation.
+    "nbclient>=0.10,<1",
+    "ipykernel>=6.29,<8",
 ]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27,<2"]
 
 # Texts about forgeries (docs/explanation.md).
 EXPLAIN = [
@@ -248,6 +252,7 @@ setup(
         "explain": EXPLAIN,
         "text-scores": TEXT_SCORES,
         "report": REPORT,
+        "docs": DOCS,
         # Images of the HEIC family.
         "heif": ["pillow-heif>=0.18,<2"],
     },

@@ -57,7 +57,14 @@ ABSOLUTE_PATH = re.compile(r"""(?:^|[\s"'`(=])/([A-Za-z_][\w.-]{2,})/""", re.M)
 LINK = re.compile(r"https?://([\w.-]+)")
 DOCUMENT = re.compile(r"(?<![\w*<{}-])((?:[\w-]+/|\.\.?/)*[\w-]+\.md)\b")
 # Documents that the project's programs write rather than contain.
-WRITTEN_DOCUMENTS = {"NAME.md", "scores.md", "diagnosis.md", "families.md"}
+WRITTEN_DOCUMENTS = {
+    # Pages of the documentation site.
+    *("changelog.md", "contributing.md", "first_steps.md", "model_card.md", "preparing.md"),
+    "NAME.md",
+    "scores.md",
+    "diagnosis.md",
+    "families.md",
+}
 
 
 def relative(path: Path) -> str:

@@ -69,7 +69,8 @@ class Loupe(nn.Module):
         classification_criterion: None = the classifier is not trained.
         mask_criterion: Losses of the segmenter; needed when there is one.
         frozen: Names of parts that are not trained.
-        condition_jitter, predicted_condition: See `training_condition`.
+        condition_jitter: See `training_condition`.
+        predicted_condition: Likewise.
         patch_share: Fraction of the patch map in the forgery map of a model with a segmenter.
         mask_from: Value of the raw forgery map that becomes 0.5.
         mask_from_probability: Only of images with at least this probability.
