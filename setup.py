@@ -63,6 +63,7 @@ SERVE = [
 ]
 # What a report reads of files beside their pixels.
 REPORT = ["exifread>=3.0,<4", "c2pa-python>=0.38,<0.40"]
+EXPORT = ["onnx>=1.17,<2", "onnxscript>=0.5,<1", "onnxruntime>=1.20,<2"]
 TEST = [
     *SYNTHETIC,
     *REPORT,
@@ -71,6 +72,7 @@ TEST = [
     "hypothesis>=6.100,<7",
     "torchmetrics>=1.6,<2",
     *SERVE,
+    *EXPORT,
     "httpx>=0.27,<1",
     # Drives the browser of the system; its tests skip where there is none.
     "playwright>=1.49,<2",
@@ -247,6 +249,7 @@ setup(
         "synthetic": SYNTHETIC,
         "expert": EXPERT,
         "serve": SERVE,
+        "export": EXPORT,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5", "ninja>=1.11"],
         "explain": EXPLAIN,

@@ -25,6 +25,7 @@ COMMANDS = {
     "submit": "turn predictions into a submission to a challenge",
     "validate": "say what is wrong with a submission",
     "convert": "turn released checkpoints into ours, and back",
+    "export": "write the model as a graph that runs without Loupe, and check it",
     "publish": "write a checkpoint to weights/, with its hash",
     "demo": "do all of it on synthetic forgeries, in minutes",
     "info": "versions, the operator and the threads of this installation",

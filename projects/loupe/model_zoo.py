@@ -58,3 +58,9 @@ def shipped_file(name: str, folder: Path = FOLDER) -> Path:
             f"damaged: git checkout -- {path}"
         )
     return path
+
+
+def digest_of(weights: str) -> str:
+    """SHA-256 of a file of weights, shipped or not; "" if it lies on no disk of this machine."""
+    path = shipped_file(weights) if is_shipped(weights) else Path(weights)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

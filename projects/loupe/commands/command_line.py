@@ -39,6 +39,7 @@ _REMEDIES = {
         ("fastapi", "uvicorn", "python_multipart", "prometheus_client"),
         "pip install 'loupe[serve]'",
     ),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "pip install 'loupe[export]'"),
 }
 
 

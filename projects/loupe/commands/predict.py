@@ -34,6 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,11 @@ from loupe.commands.command_line import (
     run_command,
 )
 
+ENGINES = ("pytorch", "onnxruntime")
+
 if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
     from loupe.inference import LoupePredictor
     from loupe.inference.results import Written
 
@@ -61,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
     parser.add_argument("--threads", type=int, default=0, help="0 = as many as suit the machine")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: CUDA if there is one")
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what runs the model")
+    parser.add_argument("--graph", type=Path, help="of loupe export, for onnxruntime")
     add_config_options(parser, DEFAULT_CONFIG)
 
 
@@ -95,6 +102,8 @@ def inputs_of(arguments: argparse.Namespace) -> list[str]:
         raise UsageError("there is no INPUT; give images, folders or --files-from")
     if arguments.output is None and not arguments.json:
         raise UsageError("there is no place for results; give --output DIR or --json")
+    if (arguments.engine == "onnxruntime") != (arguments.graph is not None):
+        raise UsageError("--engine onnxruntime and --graph FILE go together; give both")
     if arguments.output is None and arguments.resume:
         raise UsageError("--resume goes on in a folder; give --output DIR")
     return inputs
@@ -106,15 +115,33 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.device:
         arguments.opts = [*arguments.opts, "MODEL.DEVICE", arguments.device]
     cfg = read_config(arguments)
-    from loupe.inference import LoupePredictor, find_images, output_folder
+    from loupe.inference import find_images, output_folder
+    from loupe.inference.engines import Share
 
     names = find_images(inputs)
     if arguments.output is None:
         with tempfile.TemporaryDirectory() as folder:
             arguments.no_maps = True
-            return predict(arguments, LoupePredictor(cfg, arguments.weights), names, Path(folder))
-    with output_folder(arguments.output, inputs, empty=not arguments.resume) as folder:
-        return predict(arguments, LoupePredictor(cfg, arguments.weights), names, folder)
+            return predict(arguments, make_predictor(arguments, cfg), names, Path(folder))
+    share = Share.of_environment()
+    output = Path(arguments.output)
+    own = names if share is None else share.names(names)
+    place = output if share is None else share.folder(output)
+    together = nullcontext() if share is None else share.together(output, names)
+    with together, output_folder(place, inputs, empty=not arguments.resume) as folder:
+        return predict(arguments, make_predictor(arguments, cfg), own, folder)
+
+
+def make_predictor(arguments: argparse.Namespace, cfg: CfgNode) -> LoupePredictor:
+    """The predictor, on the engine that was asked for."""
+    from loupe.inference import LoupePredictor
+
+    predictor = LoupePredictor(cfg, arguments.weights)
+    if arguments.engine == "onnxruntime":
+        from loupe.inference.engines import use_graph
+
+        use_graph(predictor, arguments.graph)
+    return predictor
 
 
 def predict(

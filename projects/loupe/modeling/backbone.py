@@ -137,7 +137,7 @@ class PerceptionEncoder(Backbone):
         embedded = ForensicPatchEmbedding.with_mask(images, valid) if self.forensic else images
         tokens = self._tokens(embedded, mask)
         patches = tokens[:, self.vit.num_prefix_tokens :]
-        patches = patches.transpose(1, 2).reshape(len(images), self.embed_dim, h, w)
+        patches = patches.transpose(1, 2).reshape(images.shape[0], self.embed_dim, h, w)
         return {"patches": patches, "pooled": self._pool(tokens, patches, mask, patch_valid)}
 
     def _tokens(self, embedded: Tensor, mask: Tensor | None) -> Tensor:

@@ -127,7 +127,7 @@ class MaskDecoder(nn.Module):
             sine_position(h, w, mask_features.shape[1], mask_features.device).to(mask_features)
             for h, w in shapes
         ]
-        queries = self.query_features.weight.expand(len(mask_features), -1, -1)
+        queries = self.query_features.weight.expand(mask_features.shape[0], -1, -1)
         normed, masks = self._masks(queries, mask_features)
         outputs = [] if final_only and self.layers else [self._output(normed, masks)]
         for i, layer in enumerate(self.layers):
@@ -173,4 +173,5 @@ def _attended(mask_logits: Tensor, shape: tuple[int, int], patch_valid: Tensor |
         valid = F.interpolate(patch_valid[:, None].float(), size=shape, mode="nearest")
         valid = (valid > 0.5).flatten(2)
         attended = attended & valid
-    return torch.where(attended.any(dim=2, keepdim=True), attended, valid)
+    # As `where`, which runtimes of ONNX do not have for booleans.
+    return attended | (valid & ~attended.any(dim=2, keepdim=True))

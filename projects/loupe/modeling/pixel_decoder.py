@@ -210,12 +210,12 @@ class ConditionalPixelDecoder(nn.Module):
         shapes = [(level.shape[2], level.shape[3]) for level in levels]
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
         position = self._positions(shapes, x.device).to(x.dtype)
-        reference = _reference_points(shapes, x.device).expand(len(x), -1, -1, -1)
+        reference = _reference_points(shapes, x.device).expand(x.shape[0], -1, -1, -1)
         valid = None if patch_valid is None else _valid_tokens(patch_valid, shapes)
         for layer in self.layers:
             x = layer(x, position, reference, shapes, condition, valid)
         memory = [
-            tokens.transpose(1, 2).reshape(len(x), -1, h, w)
+            tokens.transpose(1, 2).reshape(x.shape[0], -1, h, w)
             for tokens, (h, w) in zip(x.split([h * w for h, w in shapes], 1), shapes, strict=True)
         ]
         mask_features = self.lateral(finest) + F.interpolate(

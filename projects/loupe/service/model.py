@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from loupe.model_zoo import digest_of
 from loupe.service.worker import Made
 
 
@@ -38,18 +38,10 @@ class ModelBuild:
         facts = {
             "configuration": Path(self.config_file).name,
             "weights": name if "://" in name else Path(name).name,
-            "sha256": _hash_of(name),
+            "sha256": digest_of(name),
             "device": cfg.MODEL.DEVICE,
             "threads": torch.get_num_threads(),
             "operating_point": "" if predictor.rule is None else predictor.rule.statement,
             "versions": {name: metadata.version(name) for name in ("loupe", "torch")},
         }
         return Made(predictor, describe, facts)
-
-
-def _hash_of(weights: str) -> str:
-    """SHA-256 of a local file of weights; "" if it lies elsewhere."""
-    from loupe.model_zoo import is_shipped, shipped_file
-
-    path = shipped_file(weights) if is_shipped(weights) else Path(weights)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

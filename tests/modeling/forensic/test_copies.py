@@ -13,7 +13,7 @@ from loupe.modeling.forensic import copies
 from loupe.modeling.forensic.copies import (
     CELL,
     CopyBranch,
-    _likeliest_shifts,
+    likeliest_shifts,
     self_similarity,
 )
 from tests.modeling.forensic.conftest import all_valid
@@ -82,8 +82,8 @@ def test_stripes_and_edges_are_no_copies_of_themselves():
 
 
 def test_the_shift_of_a_copy_is_the_highest_peak():
-    shifts, peaks = _likeliest_shifts(as_tensor(with_copy(textured(*SIZE)))[0, 0] - 128)
-    _, chance = _likeliest_shifts(as_tensor(textured(*SIZE))[0, 0] - 128)
+    shifts, peaks = likeliest_shifts(as_tensor(with_copy(textured(*SIZE)))[0, 0] - 128)
+    _, chance = likeliest_shifts(as_tensor(textured(*SIZE))[0, 0] - 128)
     assert shifts[0].tolist() == [COPY[0] - ORIGINAL[0], COPY[1] - ORIGINAL[1]]
     assert peaks[0] > 1.5 * chance.max()
 

@@ -132,10 +132,10 @@ def self_similarity(grey: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor
         if CELL * min(h, w) < SMALLEST:
             continue
         image = grey[index : index + 1, :, : CELL * h, : CELL * w]
-        smooth = _blur(image - image.mean(), FINE)
-        band = smooth - _blur(image - image.mean(), COARSE)
-        texture[index, :, :h, :w] = _texture(smooth)[0]
-        shifts, peaks[index] = _likeliest_shifts(band[0, 0])
+        smooth = blur(image - image.mean(), FINE)
+        band = smooth - blur(image - image.mean(), COARSE)
+        texture[index, :, :h, :w] = texture_of(smooth)[0]
+        shifts, peaks[index] = likeliest_shifts(band[0, 0])
         matched = _compare(band[0, 0], texture[index, 0, :h, :w], shifts.tolist())
         similarity[index, :, :h, :w] = matched * (peaks[index] > 0)[:, None, None]
     return similarity, texture, peaks
@@ -147,7 +147,7 @@ def _compare(band: Tensor, texture: Tensor, shifts: list[list[int]]) -> Tensor:
     `roll` wraps around; wrapped pixels rarely match, so they are not masked.
     """
     shifted = torch.stack([band.roll((-y, -x), (0, 1)) for y, x in shifts])
-    difference = _mean(F.avg_pool2d((shifted - band).square()[:, None], CELL), WINDOW)[:, 0]
+    difference = mean_over(F.avg_pool2d((shifted - band).square()[:, None], CELL), WINDOW)[:, 0]
     in_cells = [(round(y / CELL), round(x / CELL)) for y, x in shifts]
     other_end = torch.stack([texture.roll((-y, -x), (0, 1)) for y, x in in_cells])
     weaker = torch.minimum(other_end, texture)
@@ -157,7 +157,7 @@ def _compare(band: Tensor, texture: Tensor, shifts: list[list[int]]) -> Tensor:
     return torch.maximum(similarity, torch.stack(ends))
 
 
-def _likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
+def likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
     """Peaks of the whitened autocorrelation of an image.
 
     Args:
@@ -174,7 +174,7 @@ def _likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
     # Tensors of a compiler or exporter must not stay in the cache.
     tables = _shift_tables.__wrapped__ if torch.compiler.is_compiling() else _shift_tables
     passed, deviations, out, x = tables(height, width, band.device)
-    whitened = power / (_mean(power[None], WHITENING)[0] + 1e-6)
+    whitened = power / (mean_over(power[None], WHITENING)[0] + 1e-6)
     correlation = torch.fft.irfft2(whitened * passed, s=size)
     # A(d) = A(-d): half of the shifts are enough.
     correlation = (correlation[: height + 1] / deviations).masked_fill(out, 0.0)
@@ -192,7 +192,7 @@ def _likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
 def _shift_tables(
     height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `_likeliest_shifts` needs of an image's size alone.
+    """What `likeliest_shifts` needs of an image's size alone.
 
     Returns:
         The passband at each frequency (2 H, W + 1); of each shift (H + 1, 2 W) the deviation, up to
@@ -212,7 +212,7 @@ def _shift_tables(
     return passed, overlap.sqrt(), out, x
 
 
-def _texture(image: Tensor) -> Tensor:
+def texture_of(image: Tensor) -> Tensor:
     """Smaller eigenvalue of the structure tensor, (B, 1, H, W) -> (B, 1, H / CELL, W / CELL).
 
     The padding halves the gradient at the border: strong stripes get a little false texture there.
@@ -220,18 +220,20 @@ def _texture(image: Tensor) -> Tensor:
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
     x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    xx, yy, xy = (_mean(F.avg_pool2d(product, CELL), WINDOW) for product in (x * x, y * y, x * y))
+    xx, yy, xy = (
+        mean_over(F.avg_pool2d(product, CELL), WINDOW) for product in (x * x, y * y, x * y)
+    )
     spread = ((xx - yy).square() / 4 + xy.square()).sqrt()
     return ((xx + yy) / 2 - spread).clamp(min=0)
 
 
-def _mean(x: Tensor, side: int) -> Tensor:
+def mean_over(x: Tensor, side: int) -> Tensor:
     """Mean over side x side neighbourhoods, one axis after the other, which is faster."""
     x = F.avg_pool2d(x, (side, 1), 1, (side // 2, 0), count_include_pad=False)
     return F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
 
 
-def _blur(image: Tensor, sigma: float) -> Tensor:
+def blur(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of (B, 1, H, W)."""
     reach = round(3 * sigma)
     place = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)
