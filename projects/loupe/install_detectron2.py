@@ -237,9 +237,10 @@ def package_files(archive: Path) -> tuple[dict[str, bytes], int]:
     with tarfile.open(archive) as tar:
         for member in tar.getmembers():
             parts = PurePosixPath(member.name).parts[1:]
-            if not member.isfile() or not parts or ".." in parts:
+            stored = tar.extractfile(member) if member.isfile() else None
+            if stored is None or not parts or ".." in parts:
                 continue
-            content = tar.extractfile(member).read()
+            content = stored.read()
             if parts == ("LICENSE",):
                 files[f"detectron2-{WHEEL_VERSION}.dist-info/licenses/LICENSE"] = content
             path = wheel_path_of("/".join(parts))

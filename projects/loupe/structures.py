@@ -6,7 +6,7 @@ Letters: B images, Q queries, R forged regions of one image, H W pixels, h w pat
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -25,6 +25,16 @@ CLASSES = ("authentic", "generated", "tampered")
 def class_of(label: int, wholly_forged: bool) -> str:
     """The class of an image from what a data set says of it: one of CLASSES."""
     return CLASSES[0] if not label else CLASSES[1 if wholly_forged else 2]
+
+
+class Photographs(Protocol):
+    """Photographs to forge, each read or made when it is asked for."""
+
+    def __len__(self) -> int:
+        """Number of photographs."""
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, not to be written to."""
 
 
 class Targets(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -22,6 +23,9 @@ from loupe.checkpoint.formats import (
 from loupe.checkpoint.released import from_original_encoder, is_original_encoder
 from loupe.checkpoint.weights import CheckpointError, Weights
 from loupe.model_zoo import ShippedWeightsError, is_shipped, shipped_file
+
+if TYPE_CHECKING:
+    from timm.models.eva import Eva
 
 
 def load_weights(path: str | Path) -> Weights:
@@ -131,7 +135,7 @@ def load_into(
                 value.copy_(weights[name])
 
 
-def encoder_weights(path: str | Path, vit: nn.Module) -> Weights:
+def encoder_weights(path: str | Path, vit: Eva) -> Weights:
     """Reads a Perception Encoder, in the original naming or timm's, or that of a Loupe.
 
     timm resizes the position table where the grid differs; blocks beyond the depth of the model and
@@ -144,8 +148,8 @@ def encoder_weights(path: str | Path, vit: nn.Module) -> Weights:
     weights = ours or weights
     unused = ("head.", "rope.", *(f"blocks.{i}." for i in range(len(vit.blocks), 100)))
     weights = {k: v for k, v in weights.items() if not k.startswith(unused)}
-    table = weights.get("pos_embed")
-    if table is not None and table.shape[1] != vit.pos_embed.shape[1]:
+    table, own = weights.get("pos_embed"), vit.pos_embed
+    if table is not None and own is not None and table.shape[1] != own.shape[1]:
         weights["pos_embed"] = resample_abs_pos_embed(
             table, list(vit.patch_embed.grid_size), num_prefix_tokens=vit.num_prefix_tokens
         )

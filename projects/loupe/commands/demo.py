@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     command("predict", *options, str(data / "test" / "images"), *opts)
 
     draw(manifest, output)
-    report = {name: metrics_of(output / name) for name in ("plain", "adapted")}
+    report: dict[str, Any] = {name: metrics_of(output / name) for name in ("plain", "adapted")}
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     report |= {
         "test_images": arguments.images,

@@ -45,13 +45,16 @@ def read_truth(
     label = item.get("label")
     if label is None:
         return None
-    path, rule, mask = item.get("mask_file_name"), item.get("mask_rule", ""), None
+    path, rule = item.get("mask_file_name"), item.get("mask_rule", "")
+    mask = None
     if label and item.get("wholly_forged"):
         mask = np.ones(read_image_and_mask(item["file_name"], None)[0].shape[:2], bool)
     elif label and path is not None and shape is not None:
         values = read_mask(path, rule)
         if values.shape != shape:
-            values = read_image_and_mask(item["file_name"], path, mask_size, rule)[1]
+            turned = read_image_and_mask(item["file_name"], path, mask_size, rule)[1]
+            assert turned is not None  # There is a path.
+            values = turned
         mask = values >= 0.5
     return GroundTruth(int(label), mask, item.get("technique", ""), item.get("source", ""))
 

@@ -111,7 +111,8 @@ def candidate_pairs(
     groups = [order[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
     same = [_pairs_within(group) for group in groups if len(group) > 1]
     if same:
-        yield tuple(np.concatenate(sides) for sides in zip(*same, strict=True))
+        first, second = (np.concatenate(sides) for sides in zip(*same, strict=True))
+        yield first, second
     for first, second in _distinct_pairs(distinct, max_distance):
         pairs = [_pairs_between(groups[i], groups[j]) for i, j in zip(first, second, strict=True)]
         if pairs:

@@ -212,9 +212,11 @@ def _read_turned_mask(
     if mask.shape == size or mask.shape != size[::-1]:
         return mask
     try:
-        return read_image_and_mask(image_path, mask_path, "strict", mask_rule)[1]
+        turned = read_image_and_mask(image_path, mask_path, "strict", mask_rule)[1]
     except MaskSizeError:
         return mask
+    assert turned is not None
+    return turned
 
 
 def _mask_error(mask_path: str | None, mask_rule: str) -> str:

@@ -52,8 +52,8 @@ def bootstrap(
         for name, values in metrics(weights).items():
             parts.setdefault(name, []).append(values)
     intervals = {}
-    for name, values in parts.items():
-        values = np.concatenate(values)
+    for name, blocks in parts.items():
+        values = np.concatenate(blocks)
         values = values[np.isfinite(values)]
         enough = 2 * len(values) >= resamples
         low, high = np.percentile(values, [2.5, 97.5]) if enough else (np.nan, np.nan)

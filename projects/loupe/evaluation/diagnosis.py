@@ -206,7 +206,7 @@ def _sizes(own: Columns) -> dict[str, np.ndarray]:
         return {}
     forged = own.true_positives + own.false_negatives
     area = forged / (forged + own.false_positives + own.true_negatives)
-    quarters = {}
+    quarters: dict[str, np.ndarray] = {}
     for part in np.array_split(masked[np.argsort(area[masked], kind="stable")], 4):
         title = f"{area[part].min():.2%} to {area[part].max():.2%}"
         quarters[title] = np.isin(np.arange(len(area)), part) | quarters.get(title, False)

@@ -167,7 +167,8 @@ class ForgeryEvaluator(DatasetEvaluator):
 
     def summarise(self, shards: list[EvaluationShard]) -> Results:
         """All metrics from the shards of all processes, each image counted once."""
-        table, unreadable = RecordTable(), {}
+        table = RecordTable()
+        unreadable: dict[str, str] = {}
         for shard in shards:
             table.extend(shard.table)
             unreadable |= shard.unreadable

@@ -80,10 +80,10 @@ def image_probability(
     if probability is None and saved is not None:
         probability = saved.probability
         if probability is None and options.map_score != "none":
-            reduce = {"max": np.max, "mean": np.mean}[options.map_score]
             values = saved.forgery_map
+            reduced = values.max() if options.map_score == "max" else values.mean()
             largest = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
-            probability = float(reduce(values)) / largest
+            probability = float(reduced) / largest
     if probability is None or options.temperature == 1.0 or not 0 <= probability <= 1:
         return probability
     return float(scale_scores(np.asarray(probability), options.temperature))

@@ -49,6 +49,7 @@ def read_degraded(entry: dict[str, Any], axis: str, level: Level, seed: int) -> 
         ValueError: a file cannot be read.
     """
     name = entry["file_name"]
+    mask: np.ndarray | None
     if is_synthetic(name):
         image, mask = render(name)
     else:

@@ -139,7 +139,7 @@ def _develop(rng: np.random.Generator, scene: np.ndarray, camera: Camera) -> np.
         variance = camera.read_noise**2 + camera.shot_noise * np.arange(256, dtype=np.float32)
         deviation = cv2.LUT(image, np.sqrt(variance).astype(np.float32).reshape(1, 256))
         channels = 1 if image.ndim == 2 else 3
-        noise = white_noise(rng, *image.shape[:2], channels) * deviation
+        noise = white_noise(rng, image.shape[0], image.shape[1], channels) * deviation
         image = cv2.add(image, noise, dtype=cv2.CV_8U)
     if camera.demosaic is not None:
         image = cv2.cvtColor(image, camera.demosaic)

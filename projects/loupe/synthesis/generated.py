@@ -21,7 +21,8 @@ def regenerate(rng: np.random.Generator, image: np.ndarray, easy: bool = False) 
     size = image.shape[0]
     levels = 2 if rng.random() < 0.3 else 1
     side = -(-size // 2**levels)
-    decoded = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
+    shrunk = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    decoded: np.ndarray = shrunk.astype(np.float32)
     imbalance = 0.04 if easy else rng.exponential(0.015)
     for _ in range(levels):
         grow = _grow_with_zeros if rng.random() < 0.5 else _grow_nearest

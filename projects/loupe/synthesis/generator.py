@@ -8,6 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from loupe.structures import Photographs
 from loupe.synthesis import techniques as families
 from loupe.synthesis.histories import (
     SHARED_QUALITIES,
@@ -56,7 +57,7 @@ class SyntheticSample(NamedTuple):
 
 def make_forgery(
     rng: np.random.Generator,
-    photographs: Sequence[np.ndarray],
+    photographs: Photographs,
     size: int,
     techniques: Sequence[str] = DEFAULT_TECHNIQUES,
     forged: bool | None = None,
@@ -104,7 +105,7 @@ def make_forgery(
 
 def make_view(
     seed: tuple[int, ...],
-    photographs: Sequence[np.ndarray],
+    photographs: Photographs,
     size: int,
     technique: str,
 ) -> SyntheticSample:
@@ -133,7 +134,7 @@ def make_view(
 def forge(
     rng: np.random.Generator,
     host: np.ndarray,
-    photographs: Sequence[np.ndarray],
+    photographs: Photographs,
     technique: str,
     difficulty: float = 1.0,
     index: int = 0,
@@ -168,7 +169,7 @@ def forge(
 def _forge_region(
     rng: np.random.Generator,
     host: np.ndarray,
-    photographs: Sequence[np.ndarray],
+    photographs: Photographs,
     technique: str,
     difficulty: float,
     index: int,
@@ -193,7 +194,8 @@ def _forge_region(
 def _is_changed(host: np.ndarray, image: np.ndarray, region: np.ndarray) -> bool:
     inside = region.astype(np.uint8)
     difference = cv2.absdiff(image, host)
-    same = cv2.countNonZero(cv2.inRange(difference, (0, 0, 0), (0, 0, 0)) & inside)
+    equal = np.asarray(cv2.inRange(difference, (0, 0, 0), (0, 0, 0)))
+    same = int(np.count_nonzero(equal.astype(bool) & region))
     levels = sum(cv2.mean(difference, mask=inside)[:3]) / 3
     changed = 1 - same / cv2.countNonZero(inside)
     return changed >= _CHANGED_SHARE and levels >= _CHANGED_LEVELS

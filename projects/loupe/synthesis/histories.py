@@ -8,11 +8,10 @@ apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
+from loupe.structures import Photographs
 from loupe.synthesis.camera import (
     SMOOTH,
     draw_camera,
@@ -36,7 +35,7 @@ SHARED_QUALITIES = (60, 98)
 
 def take_host(
     rng: np.random.Generator,
-    photographs: Sequence[np.ndarray],
+    photographs: Photographs,
     size: int,
     difficulty: float,
     uncropped: float = 0.0,
@@ -90,7 +89,7 @@ def take_as_is(
 
 def take_donor(
     rng: np.random.Generator,
-    photographs: Sequence[np.ndarray],
+    photographs: Photographs,
     size: int,
     host_index: int,
     easy: bool,
@@ -154,8 +153,8 @@ def post_process(
         shrinks = image.shape[0] > size
         method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
         image = cv2.resize(image, (size, size), interpolation=method)
-        soft = mask.astype(np.float32)
-        soft = cv2.resize(soft, (size, size), interpolation=cv2.INTER_AREA if shrinks else 1)
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        soft = cv2.resize(mask.astype(np.float32), (size, size), interpolation=method)
         mask = soft >= 0.5
     *filters, is_stored = rng.random(5) < difficulty * _POST_SHARES
     image = filter_whole(rng, image, filters)

@@ -39,8 +39,8 @@ def fill_with_shift(rng: np.random.Generator, host: np.ndarray, region: np.ndarr
     angles = rng.uniform(0, 2 * np.pi, _OFFSETS)
     lengths = rng.uniform(reach, 2 * reach + 0.4 * size, _OFFSETS)
     shifts = np.round(np.stack([np.sin(angles), np.cos(angles)], 1) * lengths[:, None]).astype(int)
-    shifts = [shift for shift in shifts if _shows_host(inner + shift, region)]
-    if not shifts or not len(ring):
+    shifts = shifts[[_shows_host(inner + shift, region) for shift in shifts]]
+    if not len(shifts) or not len(ring):
         return fill_with_patches(rng, host, region)
     wanted = host[ring[:, 0], ring[:, 1]].astype(np.int16)
     costs = []
@@ -59,7 +59,7 @@ def _shows_host(places: np.ndarray, region: np.ndarray) -> bool:
     """Whether places (N, 2) lie inside of the image and 97% of them outside of the region."""
     if places.min() < 0 or places.max() >= region.shape[0]:
         return False
-    return np.count_nonzero(region[places[:, 0], places[:, 1]]) <= 0.03 * len(places)
+    return int(np.count_nonzero(region[places[:, 0], places[:, 1]])) <= 0.03 * len(places)
 
 
 def fill_with_patches(rng: np.random.Generator, host: np.ndarray, region: np.ndarray) -> np.ndarray:

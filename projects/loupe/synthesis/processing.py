@@ -63,8 +63,15 @@ def save_jpeg(image: np.ndarray, quality: int, chroma: int = JPEG_420) -> np.nda
     """
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, chroma]
     pixels = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".jpg", pixels, options)
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(encode_and_decode(".jpg", pixels, options), cv2.COLOR_BGR2RGB)
+
+
+def encode_and_decode(ending: str, pixels: np.ndarray, options: Sequence[int]) -> np.ndarray:
+    """Pixels after one compression by OpenCV, in OpenCV's order of channels."""
+    _, data = cv2.imencode(ending, pixels, options)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None, ending
+    return decoded
 
 
 def draw_jpeg(rng: np.random.Generator, image: np.ndarray, low: int, high: int) -> np.ndarray:

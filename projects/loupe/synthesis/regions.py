@@ -37,8 +37,8 @@ def draw_shape(
             wave = np.cos(frequency * angles + rng.uniform(0, 2 * np.pi))
             radii += rng.uniform(0, 0.6) / frequency * wave
     elif kind == 1:
-        angles = (np.arange(rng.integers(3, 9)) + rng.uniform(0.1, 0.9)) * 2 * np.pi
-        angles = angles / len(angles)
+        corners = int(rng.integers(3, 9))
+        angles = (np.arange(corners) + rng.uniform(0.1, 0.9)) * 2 * np.pi / corners
         radii = rng.uniform(0.6, 1.3, len(angles))
     else:
         radii = np.ones_like(angles)
@@ -115,7 +115,7 @@ def cluster_object(rng: np.random.Generator, content: np.ndarray) -> np.ndarray:
     cells, clusters = 32, int(rng.integers(4, 8))
     small = cv2.resize(content, (cells, cells), interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).reshape(-1, 3).astype(np.float32)
-    places = np.stack(np.mgrid[:cells, :cells], axis=-1).reshape(-1, 2)
+    places = np.moveaxis(np.mgrid[:cells, :cells], 0, -1).reshape(-1, 2)
     weight = np.float32(rng.uniform(1.0, 3.0))
     features = np.concatenate([lab, places.astype(np.float32) * weight], axis=1)
     centres = features[rng.integers(len(features), size=clusters)]

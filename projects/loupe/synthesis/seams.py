@@ -44,8 +44,8 @@ def fade_across(
     """Fades across the edge, as a feathered selection does; halfway at the edge itself."""
     width = np.float32(rng.uniform(1.0, REACH - 0.5))
     inside = region.astype(np.uint8)
-    signed = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
-    signed -= cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5)
+    signed: np.ndarray = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
+    signed -= np.asarray(cv2.distanceTransform(1 - inside, cv2.DIST_L2, 5))
     # Distances count from the nearest pixel of the other side; the edge lies half a pixel before.
     signed -= np.sign(signed) * np.float32(0.5)
     return _mix(host, content, np.clip(0.5 + signed / (2 * width), 0.0, 1.0))
@@ -72,10 +72,9 @@ def join_poisson(
     """
     # OpenCV shrinks the mask by 3 pixels, and needs room around it.
     border = 5
-    padded = [
-        cv2.copyMakeBorder(image, *[border] * 4, cv2.BORDER_REFLECT) for image in (host, content)
-    ]
-    inside = cv2.copyMakeBorder(255 * region.astype(np.uint8), *[border] * 4, cv2.BORDER_CONSTANT)
+    sides = (border, border, border, border)
+    padded = [cv2.copyMakeBorder(image, *sides, cv2.BORDER_REFLECT) for image in (host, content)]
+    inside = cv2.copyMakeBorder(255 * region.astype(np.uint8), *sides, cv2.BORDER_CONSTANT)
     inside = cv2.dilate(inside, np.ones((7, 7), np.uint8))
     x, y, width, height = cv2.boundingRect(inside)
     cloned = cv2.seamlessClone(

@@ -5,12 +5,13 @@ A technique takes a scene and gives content, (S, S, 3) uint8, and region, (S, S)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from loupe.structures import Photographs
 from loupe.synthesis.enhancement import enhance
 from loupe.synthesis.generated import regenerate
 from loupe.synthesis.histories import take_donor
@@ -25,13 +26,13 @@ class Scene(NamedTuple):
     Attributes:
         host: (S, S, 3) uint8, the image to forge.
         photographs: donors are windows of them.
-        index: the host's photograph.
+        host_index: the host's photograph.
         easy: whether the forgery shall leave strong traces.
     """
 
     host: np.ndarray
-    photographs: Sequence[np.ndarray]
-    index: int
+    photographs: Photographs
+    host_index: int
     easy: bool
 
 
@@ -41,7 +42,7 @@ Forgery = tuple[np.ndarray, np.ndarray]
 def splice(rng: np.random.Generator, scene: Scene) -> Forgery:
     """An object of another photograph, anywhere in the host; its colours perhaps matched."""
     size = scene.host.shape[0]
-    donor = take_donor(rng, scene.photographs, size, scene.index, scene.easy)
+    donor = take_donor(rng, scene.photographs, size, scene.host_index, scene.easy)
     content, region = move(rng, donor, _cut(rng, donor, scene.easy))
     return _match(rng, content, scene.host, region, 0.35), region
 
@@ -126,7 +127,7 @@ def generate(rng: np.random.Generator, scene: Scene) -> Forgery:
     if rng.random() < 0.5:
         return regenerate(rng, scene.host, scene.easy), _cut(rng, scene.host, scene.easy)
     size = scene.host.shape[0]
-    donor = take_donor(rng, scene.photographs, size, scene.index, scene.easy)
+    donor = take_donor(rng, scene.photographs, size, scene.host_index, scene.easy)
     content, region = move(rng, donor, _cut(rng, donor, scene.easy))
     return _match(rng, regenerate(rng, content, scene.easy), scene.host, region, 0.5), region
 

@@ -9,12 +9,12 @@ forgery tells them apart.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from PIL import Image
 
+from loupe.structures import Photographs
 from loupe.synthesis.camera import draw_camera, take_photograph, turn_over
 from loupe.synthesis.drawings import draw_interface
 from loupe.synthesis.processing import (
@@ -54,7 +54,7 @@ _POST_SHARES = np.array([0.04, 0.06, 0.04, 0.06])
 
 
 def take_view(
-    rng: np.random.Generator, photographs: Sequence[np.ndarray], size: int
+    rng: np.random.Generator, photographs: Photographs, size: int
 ) -> tuple[np.ndarray, int]:
     """A view for a host, (size, size, 3) uint8, and its photograph's index."""
     kind = rng.random()
@@ -75,12 +75,10 @@ def take_view(
     return store_at_times(rng, _shrink_window(rng, photograph, size), 0.55, photographs), index
 
 
-class Donors(Sequence[np.ndarray]):
+class Donors:
     """Fresh views of photographs, as donors: each is drawn when it is asked for."""
 
-    def __init__(
-        self, rng: np.random.Generator, photographs: Sequence[np.ndarray], size: int
-    ) -> None:
+    def __init__(self, rng: np.random.Generator, photographs: Photographs, size: int) -> None:
         """Takes the source of randomness and the photographs; `size` is that of the image."""
         self._rng, self._photographs = rng, photographs
         self._side = round(_DONOR_SIDE * size)
@@ -101,7 +99,7 @@ class Donors(Sequence[np.ndarray]):
         return store_at_times(self._rng, view, 0.4, self._photographs)
 
 
-def _choose(rng: np.random.Generator, photographs: Sequence[np.ndarray], side: int) -> int:
+def _choose(rng: np.random.Generator, photographs: Photographs, side: int) -> int:
     """A photograph whose sides reach that far; the largest of some where none of them does."""
     best, largest = 0, -1
     for _ in range(_TRIALS):
@@ -150,7 +148,7 @@ def store_at_times(
     rng: np.random.Generator,
     image: np.ndarray,
     share: float,
-    photographs: Sequence[np.ndarray] = (),
+    photographs: Photographs = (),
 ) -> np.ndarray:
     """Stored as JPEG in that share of cases, by a camera's own tables in one of four.
 
@@ -192,15 +190,14 @@ def pass_on(
     image: np.ndarray,
     mask: np.ndarray,
     size: int,
-    photographs: Sequence[np.ndarray] = (),
+    photographs: Photographs = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shrinks to `size`, filters and stores the finished image; the mask follows."""
     if image.shape[0] != size:
         image = resample(rng, image, size)
         soft = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
         mask = soft >= 0.5
-    filters = rng.random(4) < _POST_SHARES
-    image = filter_whole(rng, image, filters)
+    image = filter_whole(rng, image, list(rng.random(4) < _POST_SHARES))
     if rng.random() < _POST_STORES:
         image = store_at_times(rng, image, 1.0, photographs)
         if rng.random() < _POST_STORES_TWICE:

@@ -30,14 +30,14 @@ def on_rank(sampler, rank, processes):
 
 
 def test_training_sampler_draws_each_image_once_per_pass():
-    indices = [draw.index for draw in take(TrainingSampler(10, seed=0), 30)]
+    indices = [draw.image for draw in take(TrainingSampler(10, seed=0), 30)]
     for start in (0, 10, 20):
         assert sorted(indices[start : start + 10]) == list(range(10))
     assert indices[:10] != indices[10:20]
 
 
 def test_balanced_sampler_draws_one_of_each_kind_in_every_two():
-    labels = [LABELS[draw.index] for draw in take(BalancedSampler(LABELS, seed=0), 200)]
+    labels = [LABELS[draw.image] for draw in take(BalancedSampler(LABELS, seed=0), 200)]
     assert {sum(labels[i : i + 2]) for i in range(0, 200, 2)} == {1}
 
 
@@ -45,12 +45,12 @@ def test_balanced_sampler_draws_one_of_each_kind_in_every_two():
 def test_balanced_sampler_is_balanced_on_every_process(processes):
     for rank in range(processes):
         sampler = on_rank(BalancedSampler(LABELS, seed=0), rank, processes)
-        labels = [LABELS[draw.index] for draw in take(sampler, 40)]
+        labels = [LABELS[draw.image] for draw in take(sampler, 40)]
         assert {sum(labels[i : i + 2]) for i in range(0, 40, 2)} == {1}
 
 
 def test_balanced_sampler_shows_every_authentic_image():
-    drawn = {draw.index for draw in take(BalancedSampler(LABELS, seed=0), 16)}
+    drawn = {draw.image for draw in take(BalancedSampler(LABELS, seed=0), 16)}
     assert drawn == set(range(10))
 
 
@@ -104,7 +104,7 @@ def test_empty_set_is_refused():
     ],
 )
 def test_a_seed_means_the_stream_that_earlier_runs_drew(name, expected):
-    assert [draw.index for draw in take(build_sampler(name, LABELS, 3), 24)] == expected
+    assert [draw.image for draw in take(build_sampler(name, LABELS, 3), 24)] == expected
 
 
 @pytest.mark.parametrize("name", ["TrainingSampler", "BalancedSampler"])
@@ -121,7 +121,7 @@ def test_grouped_batches_are_of_one_set_and_hold_pairs():
     batches = take(GroupedBatches([100, 40], [8, 2], [0.5, 0.5], seed=3), 200)
     assert {len(batch) for batch in batches} == {8, 2}
     for batch in batches:
-        indices = [draw.index for draw in batch]
+        indices = [draw.image for draw in batch]
         low, high = (0, 100) if len(batch) == 8 else (100, 140)
         assert all(low <= index < high for index in indices)
         assert all((first - low) % 2 == 0 for first in indices[::2])

@@ -32,6 +32,7 @@ class ForgeryInput(T.AugInput):
         """Checks that both have one size."""
         assert mask is None or mask.shape == image.shape[:2], (mask.shape, image.shape)
         super().__init__(image)
+        self.image = image
         self.mask = mask
 
     def transform(self, tfm: Transform) -> None:
@@ -256,12 +257,13 @@ def random_window(
     total = 0.0 if mask is None else float(mask.sum())
     for _ in range(_WINDOW_TRIALS):
         top, left = (int(np.random.randint(0, space + 1)) for space in room)
-        if total == 0.0:
+        if mask is None or total == 0.0:
             break
         inside = mask[top : top + window[0], left : left + window[1]]
         if inside.sum() >= _KEPT_SHARE * total and inside.max() >= 0.5:
             break
     else:
+        assert mask is not None  # Else the first draw is taken.
         y, x = np.unravel_index(int(mask.argmax()), mask.shape)
         top = int(np.clip(y - window[0] // 2, 0, room[0]))
         left = int(np.clip(x - window[1] // 2, 0, room[1]))

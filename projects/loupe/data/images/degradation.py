@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from loupe.synthesis.processing import save_jpeg
+from loupe.synthesis.processing import encode_and_decode, save_jpeg
 
 Level = float | str
 # (H, W, 3) uint8 RGB and (H, W) mask or None -> the same, perhaps of another size.
 Pair = tuple[np.ndarray, np.ndarray | None]
-Step = Callable[[np.ndarray, np.ndarray | None, Level, np.random.Generator], Pair]
+Step = Callable[[np.ndarray, np.ndarray | None, Any, np.random.Generator], Pair]
 
 # Share of the forged pixels that a random window must keep, for the image to stay a forgery.
 KEPT_SHARE = 0.25
@@ -51,18 +51,18 @@ class Degradation(NamedTuple):
     geometric: bool = False
 
 
-def photometric(change: Callable[[np.ndarray, Level, np.random.Generator], np.ndarray]) -> Step:
+def photometric(change: Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]) -> Step:
     """A step that changes the image's pixels and leaves the mask alone."""
 
     def step(
-        image: np.ndarray, mask: np.ndarray | None, level: Level, generator: np.random.Generator
+        image: np.ndarray, mask: np.ndarray | None, level: Any, generator: np.random.Generator
     ) -> Pair:
         return change(image, level, generator), mask
 
     return step
 
 
-def double_jpeg(image: np.ndarray, quality: Level, generator: np.random.Generator) -> np.ndarray:
+def double_jpeg(image: np.ndarray, quality: int, generator: np.random.Generator) -> np.ndarray:
     """JPEG of a drawn quality, then JPEG of the given one, on the same grid of blocks."""
     first = int(generator.integers(_FIRST_QUALITIES[0], _FIRST_QUALITIES[1] + 1))
     return save_jpeg(save_jpeg(image, first), int(quality))
@@ -71,8 +71,8 @@ def double_jpeg(image: np.ndarray, quality: Level, generator: np.random.Generato
 def compress_webp(image: np.ndarray, quality: int) -> np.ndarray:
     """(H, W, 3) uint8 RGB after one lossy WebP compression, quality 1 to 100."""
     bgr = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, int(quality)])
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    stored = encode_and_decode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, int(quality)])
+    return cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
 
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
@@ -92,20 +92,20 @@ def change_gamma(image: np.ndarray, gamma: float) -> np.ndarray:
     return table[image]
 
 
-def benco_blur(image: np.ndarray, kernel: Level, generator: np.random.Generator) -> np.ndarray:
+def benco_blur(image: np.ndarray, kernel: int, generator: np.random.Generator) -> np.ndarray:
     """IMDL-BenCo's blur: kernel k x k, 0 = none; OpenCV derives sigma = 0.15 k + 0.35 from k."""
     if kernel == 0:
         return image
     return cv2.GaussianBlur(np.ascontiguousarray(image), (int(kernel), int(kernel)), sigmaX=0)
 
 
-def benco_noise(image: np.ndarray, variance: Level, generator: np.random.Generator) -> np.ndarray:
+def benco_noise(image: np.ndarray, variance: float, generator: np.random.Generator) -> np.ndarray:
     """IMDL-BenCo's noise: of the given variance in each channel, clipped, then truncated."""
     noise = generator.normal(0.0, float(variance) ** 0.5, image.shape).astype(np.float32)
     return np.clip(image.astype(np.float32) + noise, 0, 255).astype(np.uint8)
 
 
-def benco_jpeg(image: np.ndarray, quality: Level, generator: np.random.Generator) -> np.ndarray:
+def benco_jpeg(image: np.ndarray, quality: int, generator: np.random.Generator) -> np.ndarray:
     """IMDL-BenCo's JPEG: of quality q - 1 or q, on channels that the encoder takes for BGR.
 
     Red and blue trade places in the encoder's luminance, since RGB pixels are given to OpenCV as
@@ -113,8 +113,7 @@ def benco_jpeg(image: np.ndarray, quality: Level, generator: np.random.Generator
     """
     drawn = int(quality) - int(generator.integers(2))
     pixels = np.ascontiguousarray(image)
-    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, drawn])
-    return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    return encode_and_decode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, drawn])
 
 
 def resize_pair(image: np.ndarray, mask: np.ndarray | None, factor: float) -> Pair:
@@ -171,9 +170,10 @@ def crop_window(
     for _ in range(_WINDOW_TRIALS):
         top, left = (int(generator.integers(space + 1)) for space in room)
         inside = (slice(top, top + inner[0]), slice(left, left + inner[1]))
-        if not total or forged[inside].sum() >= KEPT_SHARE * total:
+        if forged is None or not total or forged[inside].sum() >= KEPT_SHARE * total:
             break
     else:
+        assert forged is not None  # Else the first draw is taken.
         row, column = np.argwhere(forged)[total // 2]
         top = int(np.clip(row - inner[0] // 2, 0, room[0]))
         left = int(np.clip(column - inner[1] // 2, 0, room[1]))

@@ -49,8 +49,8 @@ def format_of(content: bytes) -> str:
         return "WEBP"
     if start[4:8] == b"ftyp":
         # Many kinds of file begin so; the brands say which, the first alone may be a general one.
-        brands = content[8 : min(int.from_bytes(content[:4], "big"), 256)]
-        brands = {brands[at : at + 4] for at in range(0, len(brands), 4)}
+        listed = content[8 : min(int.from_bytes(content[:4], "big"), 256)]
+        brands = {listed[at : at + 4] for at in range(0, len(listed), 4)}
         if brands & {b"avif", b"avis"}:
             return "AVIF"
         return "HEIF" if brands & set(_HEIF_BRANDS) else ""
@@ -133,8 +133,8 @@ def _webp_chunks(content: bytes) -> dict[bytes, bytes]:
         if start + 8 > len(content):
             break
         check_count(number, _MOST_TILES, "chunks")
-        name, size = content[start : start + 4], content[start + 4 : start + 8]
-        size = int.from_bytes(size, "little")
+        name = content[start : start + 4]
+        size = int.from_bytes(content[start + 4 : start + 8], "little")
         kept = size if name == b"EXIF" else min(size, 32)
         chunks.setdefault(name, content[start + 8 : start + 8 + kept])
         start += 8 + size + size % 2

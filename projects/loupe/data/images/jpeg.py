@@ -100,7 +100,7 @@ def inspect_jpeg(content: bytes, limits: Limits) -> Container:
     whole = content[end - 2 : end] == b"\xff\xd9"
     # One copy of the file for the decoder; Pillow, where it has to decode, has 4 bytes a pixel, and
     # CMYK is decoded twice; several scans need all coefficients at once.
-    pixel = 11 if frame.channels == 4 else 3 if _HAS_SIMPLEJPEG else 7
+    pixel: float = 11 if frame.channels == 4 else 3 if _HAS_SIMPLEJPEG else 7
     pixel += 2 * frame.samples if frame.progressive or scans > 1 else 0
     memory = 2 * len(content) + int(frame.height * frame.width * pixel)
     check_size(frame.height, frame.width, memory, limits)

@@ -27,8 +27,15 @@ _COLOURS = {
     6: (4, (8, 16)),
 }
 # Adam7: first row and column of a pass, and the steps between its rows and columns.
-_PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
-_PASSES += ((1, 0, 2, 1),)
+_PASSES = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
 
 
 class _Chunk(NamedTuple):
@@ -143,9 +150,10 @@ def _check_stream(content: bytes, chunks: list[_Chunk], head: _Head) -> None:
     total = 0
     try:
         for piece in _stream_pieces(content, chunks):
-            while len(piece) and not inflater.eof and total <= expected:
-                total += len(inflater.decompress(piece, _PIECE))
-                piece = inflater.unconsumed_tail
+            rest: memoryview | bytes = piece
+            while len(rest) and not inflater.eof and total <= expected:
+                total += len(inflater.decompress(rest, _PIECE))
+                rest = inflater.unconsumed_tail
     except zlib.error as error:
         raise damaged(f"its pixels: {error}") from None
     if total > expected:

@@ -225,7 +225,7 @@ def _adopted(name: str, entries: list[dict[str, Any]]) -> list[DatasetDict]:
                 "file_name, and label (1 forged, 0 authentic, None) or mask_file_name"
             )
         try:
-            if "label" in entry:
+            if "label" in entry or mask is None:
                 label = parse_label(entry["label"])
             else:
                 label = int(read_mask(mask).max() >= 0.5)

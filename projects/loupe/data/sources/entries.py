@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 DatasetDict = dict[str, Any]
 
 # What a list may write for a label: 1 = forged, 0 = authentic, None = unlabelled.
-_LABELS = {None: None, "": None, "0": 0, "0.0": 0, "1": 1, "1.0": 1, 0: 0, 1: 1}
+_LABELS: dict[str | float | None, int | None] = {
+    None: None,
+    "": None,
+    "0": 0,
+    "0.0": 0,
+    "1": 1,
+    "1.0": 1,
+    0: 0,
+    1: 1,
+}
 
 
 class DatasetError(ValueError):

@@ -126,12 +126,12 @@ class DatasetIndex:
             raise IndexError(f"entry {index} of {len(self)}")
         label = int(self.labels[row])
         entry = make_dataset_dict(
-            self._path("file_name", row),
-            self._path("image_id", row),
+            self._path("file_name", row) or "",
+            self._path("image_id", row) or "",
             label=None if label == UNLABELLED else label,
             mask_file_name=self._path("mask_file_name", row),
-            technique=self._text("technique", row),
-            source=self._text("source", row),
+            technique=self._text("technique", row) or "",
+            source=self._text("source", row) or "",
             wholly_forged=self._columns["wholly_forged"][row].as_py(),
         )
         rule = self._text("mask_rule", row)
@@ -145,7 +145,7 @@ class DatasetIndex:
 
     def _path(self, name: str, row: int) -> str | None:
         folder = self._text(f"{name}.folder", row)
-        return None if folder is None else folder + self._text(name, row)
+        return None if folder is None else folder + (self._text(name, row) or "")
 
     def _text(self, name: str, row: int) -> str | None:
         value = self._columns[name][row].as_py()

@@ -22,6 +22,7 @@ from loupe.data.sources.entries import DatasetError
 from loupe.data.sources.files import list_images
 from loupe.data.sources.formats.manifest import read_manifest
 from loupe.data.sources.pool import PhotographPool, is_pool
+from loupe.structures import Photographs
 
 SPLITS = ("train", "valid", "test")
 
@@ -85,7 +86,7 @@ def load_photographs(split: str) -> tuple[np.ndarray, ...]:
 
 
 @lru_cache(maxsize=16)
-def gather_photographs(split: str, further: str = "") -> Sequence[np.ndarray]:
+def gather_photographs(split: str, further: str = "") -> Photographs:
     """Photographs of a split and further ones; the latter are read when they are needed.
 
     Args:
@@ -141,7 +142,7 @@ def _unreadable(path: str, error: UnreadableImageError) -> DatasetError:
     )
 
 
-class _Photographs(Sequence[np.ndarray]):
+class _Photographs:
     """Photographs in memory, followed by files that are read at first use and then kept."""
 
     def __init__(self, ready: Sequence[np.ndarray], paths: Sequence[str]) -> None:
@@ -225,7 +226,8 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def _photograph_path(place: tuple[str, str, str], name: str) -> Path:
     distribution, package, folder = place
     spec = importlib.util.find_spec(package)
-    path = None if spec is None else Path(spec.submodule_search_locations[0]) / folder / name
+    places = (spec and spec.submodule_search_locations) or ()
+    path = next((Path(parent) / folder / name for parent in places), None)
     if path is None or not path.is_file():
         raise RuntimeError(
             f"the photograph {name} of {distribution} is not installed; "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ Tables = tuple[tuple[int, ...], tuple[int, ...]]
 _COLUMNS = {"offset", "height", "width"}
 
 
-class PhotographPool(Sequence[np.ndarray]):
+class PhotographPool:
     """Photographs of a pool, each (H, W, 3) uint8 RGB and read-only.
 
     Args:

@@ -175,13 +175,13 @@ class ForgeryDatasetMapper:
             augmentation(inputs)
         if self.resize == "crop":
             RandomWindow(self.size)(inputs)
-        has_forged_pixels = mask is not None and inputs.mask.max(initial=0.0) >= 0.5
+        has_forged_pixels = inputs.mask is not None and inputs.mask.max(initial=0.0) >= 0.5
         transform, window = self._to_network(*inputs.image.shape[:2])
         inputs.transform(transform)
         valid_size = inputs.image.shape[:2]
         canvas = self._canvas(inputs.image)
         padded = np.zeros(canvas, dtype=np.float32)
-        if mask is not None:
+        if inputs.mask is not None:
             padded[: valid_size[0], : valid_size[1]] = inputs.mask
             if has_forged_pixels:
                 _keep_strongest(padded)
@@ -207,8 +207,8 @@ class ForgeryDatasetMapper:
     def _read(self, dataset_dict: dict[str, Any]) -> _Read:
         file_name, label = dataset_dict["file_name"], dataset_dict.get("label")
         if is_synthetic(file_name):
-            image, mask = render(file_name)
-            return _Read(image, mask, mask.shape)
+            image, forged = render(file_name)
+            return _Read(image, forged, image.shape[:2])
         try:
             picture, mask, warnings = read_stored_pair(
                 file_name,

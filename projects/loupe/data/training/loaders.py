@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, cast
 
 import cv2
 import numpy as np
@@ -36,10 +36,20 @@ _logger = logging.getLogger(__name__)
 Item = dict[str, Any]
 
 
+class Entries(Protocol):
+    """Dataset dicts by their place in a list."""
+
+    def __len__(self) -> int:
+        """Number of images listed."""
+
+    def __getitem__(self, index: int, /) -> Item:
+        """The dataset dict at a place."""
+
+
 class TrainingDataset(Dataset):
     """Mapped images by draw; an unreadable one is replaced by another and named in the item."""
 
-    def __init__(self, entries: Dataset, mapper: Callable[[Item], Item], seed: int) -> None:
+    def __init__(self, entries: Entries, mapper: Callable[[Item], Item], seed: int) -> None:
         """Takes dataset dicts, what maps them, and the seed of the augmentations."""
         self.entries = entries
         self.mapper = mapper
@@ -59,14 +69,14 @@ class TrainingDataset(Dataset):
 
     def without(self, draw: Draw, reason: str) -> Item:
         """The item of a draw whose image cannot be read for that reason."""
-        file_name = self.entries[draw.index]["file_name"]
+        file_name = self.entries[draw.image]["file_name"]
         return self._item(draw, [(file_name, f"{file_name}: {reason}")])
 
     def _item(self, draw: Draw, skipped: list[tuple[str, str]]) -> Item:
         seed = model_seed(self.seed, draw.position)
         with numpy_seed(self.seed, draw.position):
             while len(skipped) < MAX_CONSECUTIVE_FAILURES:
-                index = int(np.random.randint(len(self))) if skipped else draw.index
+                index = int(np.random.randint(len(self))) if skipped else draw.image
                 try:
                     item = self.mapper(self.entries[index]) | {"seed": seed}
                 except UnreadableImageError as error:
@@ -82,7 +92,7 @@ class TrainingDataset(Dataset):
 class EvaluationDataset(Dataset):
     """Mapped images in order."""
 
-    def __init__(self, entries: Dataset, mapper: Callable[[Item], Item]) -> None:
+    def __init__(self, entries: Entries, mapper: Callable[[Item], Item]) -> None:
         """Takes dataset dicts and what maps them."""
         self.entries = entries
         self.mapper = mapper
@@ -188,7 +198,7 @@ def build_train_loader(
         sampler.skip(start_batch * batch_size)
         batches = {"batch_size": batch_size, "sampler": sampler, "drop_last": True}
     mapper = mapper or ForgeryDatasetMapper(cfg, is_train=True)
-    dataset = TrainingDataset(ConcatDataset([_shared(part) for part in parts]), mapper, seed)
+    dataset = TrainingDataset(_joined([_shared(part) for part in parts]), mapper, seed)
     return TrainLoader(
         SteadyLoader(
             dataset,
@@ -242,7 +252,12 @@ def model_seed(seed: int, position: int) -> int:
     return int(np.random.SeedSequence((seed, position, 1)).generate_state(1, np.uint64)[0])
 
 
-def _shared(entries: DatasetIndex | list[Item]) -> DatasetIndex | DatasetFromList:
+def _joined(parts: Sequence[Entries]) -> ConcatDataset[Item]:
+    # PyTorch only reads their lengths and items: it does not ask for a `Dataset`.
+    return ConcatDataset(cast("Sequence[Dataset[Item]]", parts))
+
+
+def _shared(entries: DatasetIndex | list[Item]) -> Entries:
     """Entries in a form that forked workers do not copy."""
     if isinstance(entries, DatasetIndex):
         return entries
@@ -251,17 +266,17 @@ def _shared(entries: DatasetIndex | list[Item]) -> DatasetIndex | DatasetFromLis
 
 def _labels(parts: list[DatasetIndex | list[Item]]) -> np.ndarray:
     """(N,) uint8 labels of all parts in turn."""
-    columns = [np.zeros(0, np.int8)]
+    columns: list[np.ndarray] = [np.zeros(0, np.int8)]
     for part in parts:
         if isinstance(part, DatasetIndex):
             columns.append(part.labels)
         else:
-            labels = [UNLABELLED if one["label"] is None else one["label"] for one in part]
-            columns.append(np.array(labels, np.int8))
+            known = [UNLABELLED if one["label"] is None else one["label"] for one in part]
+            columns.append(np.array(known, np.int8))
     labels = np.concatenate(columns)
     unlabelled = np.flatnonzero(labels == UNLABELLED)
     if len(unlabelled):
-        first = ConcatDataset(parts)[int(unlabelled[0])]["file_name"]
+        first = _joined(parts)[int(unlabelled[0])]["file_name"]
         raise ValueError(
             f"{len(unlabelled)} of {len(labels)} images of DATASETS.TRAIN have no label "
             f"(first {first}); train on a set with labels"

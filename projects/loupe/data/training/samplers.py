@@ -19,11 +19,11 @@ class Draw(NamedTuple):
     Attributes:
         position: Global index of the draw, the same for any number of processes; seeds all that
             is drawn for this image.
-        index: Which image.
+        image: Index of the image.
     """
 
     position: int
-    index: int
+    image: int
 
 
 class StreamSampler(Sampler):
@@ -189,7 +189,7 @@ def own_part(size: int, group: int) -> Sequence[int]:
     rank, processes = comm.get_rank(), comm.get_world_size()
     if processes == 1:
         return range(size)
-    part = []
+    part: list[int] = []
     for start in range(0, size, group):
         images = min(group, size - start)
         bounds = [start + images * one // processes for one in (rank, rank + 1)]

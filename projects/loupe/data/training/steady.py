@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -43,8 +43,8 @@ class SteadyLoader(DataLoader):
     Its dataset is a `SteadyDataset`; its sampler gives the same draws each time it is iterated.
     """
 
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        """Batches in order, each once."""
+    def __iter__(self) -> Any:  # PyTorch's type of it is private.
+        """Batches (lists of items) in order, each once."""
         if self.num_workers == 0:
             yield from super().__iter__()
             return
@@ -58,9 +58,11 @@ class SteadyLoader(DataLoader):
                 if not str(error).startswith(_LOST):
                     raise
                 _logger.warning("%s; its batch is read again in new workers", error)
-                draws = next(islice(iter(self.batch_sampler), done, None))
+                sampler = self.batch_sampler
+                assert sampler is not None  # PyTorch makes one, unless `batch_size` is None.
+                draws = next(islice(iter(sampler), done, None))
                 batch = [self._alone(draw) for draw in draws]
-                rest = islice(iter(self.batch_sampler), done + 1, None)
+                rest = islice(iter(sampler), done + 1, None)
                 batches = self._started(self._like_this(rest, self.num_workers).__iter__)
             done += 1
             yield batch
@@ -75,7 +77,8 @@ class SteadyLoader(DataLoader):
                 if not str(error).startswith(_LOST):
                     raise
                 reason = str(error)
-        return self.dataset.without(draw, f"the process that reads it is lost ({reason})")
+        dataset = cast(SteadyDataset, self.dataset)
+        return dataset.without(draw, f"the process that reads it is lost ({reason})")
 
     def _like_this(self, batches: Iterable[list[Any]], workers: int) -> DataLoader:
         return DataLoader(

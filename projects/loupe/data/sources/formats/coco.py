@@ -146,7 +146,8 @@ def make_coco(entries: Iterable[DatasetDict], folder: Path) -> dict[str, Any]:
     Raises:
         UnreadableImageError: an image or a mask cannot be used.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, entry in enumerate(entries, start=1):
         height, width, mask = _size_and_mask(entry)
         image = {
@@ -191,7 +192,8 @@ def _size_and_mask(entry: DatasetDict) -> tuple[int, int, np.ndarray | None]:
             mismatch="strict",
             mask_rule=entry.get("mask_rule", ""),
         )
-        return *image.shape[:2], mask >= 0.5
+        assert mask is not None
+        return image.shape[0], image.shape[1], mask >= 0.5
     height, width = read_image(entry["file_name"]).shape[:2]
     whole = np.ones((height, width), bool) if entry.get("wholly_forged") else None
     return height, width, whole
