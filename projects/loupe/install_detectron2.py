@@ -244,12 +244,11 @@ def package_files(archive: Path) -> tuple[dict[str, bytes], int]:
             if parts == ("LICENSE",):
                 files[f"detectron2-{WHEEL_VERSION}.dist-info/licenses/LICENSE"] = content
             path = wheel_path_of("/".join(parts))
-            if path is None:
-                continue
-            if path.endswith(".py"):
+            if path is not None and path.endswith(".py"):
                 text, count = modernise(content.decode())
                 content, edits = text.encode(), edits + count
-            files[path] = content
+            if path is not None:
+                files[path] = content
     return files, edits
 
 
