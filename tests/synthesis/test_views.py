@@ -8,7 +8,7 @@ import pytest
 
 from loupe.synthesis import AUTHENTIC, TECHNIQUES, make_view
 from loupe.synthesis.drawings import draw_interface
-from loupe.synthesis.views import Donors, pass_on, resample, store_at_times, take_view
+from loupe.synthesis.views import Donors, pass_on, resample, store_sometimes, take_view
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_donors_are_as_large_as_their_photographs_let_them(photographs):
 def test_storing_repeats_nothing_and_moves_nothing(photographs):
     image = photographs[0][:96, :96]
     for seed in range(20):
-        stored = store_at_times(np.random.default_rng(seed), image, 1.0)
+        stored = store_sometimes(np.random.default_rng(seed), image, 1.0)
         assert stored.shape == image.shape
         assert np.abs(stored.astype(int) - image).mean() < 12
 
@@ -78,11 +78,11 @@ def test_a_cameras_own_tables_are_used(photographs):
     image = photographs[0][:96, :96]
     errors = []
     for seed in range(40):
-        stored = store_at_times(np.random.default_rng(seed), image, 1.0, WithTables())
+        stored = store_sometimes(np.random.default_rng(seed), image, 1.0, WithTables())
         errors.append(np.abs(stored.astype(int) - image).mean())
     # One step of 90 for all coefficients spoils more than any quality from 60 to 98.
     standard = [
-        np.abs(store_at_times(np.random.default_rng(seed), image, 1.0).astype(int) - image).mean()
+        np.abs(store_sometimes(np.random.default_rng(seed), image, 1.0).astype(int) - image).mean()
         for seed in range(40)
     ]
     assert 3 <= sum(error > max(standard) for error in errors) <= 20

@@ -1,7 +1,9 @@
-"""Content as the upsampling layers of image generators leave it.
+"""Imitates the upsampling layers of image generators.
 
-They enlarge by nearest pixels or by zeros between pixels, then convolve with small learned kernels.
-What remains: phases of unlike gain (a checkerboard), and less fine detail than a sensor's noise.
+Such a layer repeats pixels, or puts zeros between them, and then convolves with a small learned
+kernel (Odena et al. 2016, "Deconvolution and Checkerboard Artifacts"). Two traces remain: the even
+and odd pixels have different gains (a checkerboard), and there is less fine detail than the noise
+of a sensor has.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ def regenerate(rng: np.random.Generator, image: np.ndarray, easy: bool = False) 
     Args:
         rng: source of all randomness.
         image: (S, S, 3) uint8.
-        easy: nothing of the fine detail is put back, and the phases differ plainly.
+        easy: no fine detail is put back, and the gains differ clearly.
     """
     size = image.shape[0]
     levels = 2 if rng.random() < 0.3 else 1
@@ -28,7 +30,7 @@ def regenerate(rng: np.random.Generator, image: np.ndarray, easy: bool = False) 
         grow = _grow_with_zeros if rng.random() < 0.5 else _grow_nearest
         decoded = grow(rng, decoded, imbalance)
     decoded = decoded[:size, :size]
-    # Skip connections and decoders of latents bring back a part of the detail.
+    # Generators with skip connections restore a part of the detail.
     kept = 0.0 if easy else max(0.0, rng.uniform(-0.3, 0.6))
     if kept:
         detail = cv2.subtract(image, cv2.GaussianBlur(image, (0, 0), 1.0), dtype=cv2.CV_32F)
@@ -37,7 +39,7 @@ def regenerate(rng: np.random.Generator, image: np.ndarray, easy: bool = False) 
 
 
 def _grow_nearest(rng: np.random.Generator, image: np.ndarray, imbalance: float) -> np.ndarray:
-    """Twice the side by nearest pixels, then a random kernel of 3 x 3."""
+    """Doubles the sides by repeating pixels, then applies a random 3 x 3 kernel."""
     height, width = image.shape[:2]
     grown = cv2.resize(image, (2 * width, 2 * height), interpolation=cv2.INTER_NEAREST)
     kernel = np.outer(*_random_taps(rng, np.array([1.0, rng.uniform(1.0, 2.5), 1.0])))
@@ -46,7 +48,11 @@ def _grow_nearest(rng: np.random.Generator, image: np.ndarray, imbalance: float)
 
 
 def _grow_with_zeros(rng: np.random.Generator, image: np.ndarray, imbalance: float) -> np.ndarray:
-    """Twice the side by zeros between pixels, then a kernel of 4 x 4 whose phases differ."""
+    """Doubles the sides by zeros between pixels, then applies a random 4 x 4 kernel.
+
+    An output pixel sees only the taps of its phase (y, x) in {0, 1} x {0, 1}, so the four phases
+    have four gains.
+    """
     height, width = image.shape[:2]
     grown = np.zeros((2 * height, 2 * width, 3), np.float32)
     grown[::2, ::2] = image
@@ -57,7 +63,7 @@ def _grow_with_zeros(rng: np.random.Generator, image: np.ndarray, imbalance: flo
 
 
 def _random_taps(rng: np.random.Generator, taps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two one-dimensional kernels near the given one."""
+    """Two random one-dimensional kernels near the given one, for rows and columns."""
     return taps * np.exp(rng.normal(0, 0.12, len(taps))), taps * np.exp(
         rng.normal(0, 0.12, len(taps))
     )

@@ -22,20 +22,20 @@ from loupe.synthesis.seams import LOCAL, PASTED, PLAIN, join
 from loupe.synthesis.views import Donors, draw_scale, pass_on, take_view
 
 TECHNIQUES = tuple(families.TECHNIQUES)
-# A stream that says nothing else takes these; a clone is a special copy-move.
+# The techniques of a synthetic data set that names none; a clone is a special copy-move.
 DEFAULT_TECHNIQUES = tuple(name for name in TECHNIQUES if name != "clone")
 AUTHENTIC = "authentic"
 
-# A forgery must change at least this share of its region's pixels, and by so many grey levels on
-# average; otherwise it is drawn again: so weak a change cannot be found.
-_CHANGED_SHARE = 0.6
+# A forgery must change at least this fraction of its region's pixels, and all of them by this many
+# grey levels on average. A weaker change cannot be found, so it is drawn again.
+_CHANGED_FRACTION = 0.6
 _CHANGED_LEVELS = 1.5
 _TRIALS = 8
-# No more than this share of an image is forged, and no less.
+# The largest and the smallest fraction of an image that is forged.
 _MOST, _LEAST = 0.6, 0.008
-# How often a second and a third region follow the first.
+# Probability that a second region follows the first, and a third the second.
 _MORE_REGIONS = 0.2
-# Whose colours may be adapted to the host's by the seam; the others change the host itself.
+# These paste foreign content, so the seam may adapt its colours; the others change the host.
 _PASTED = ("splice", "copy-move", "clone", "generated")
 
 
@@ -73,10 +73,10 @@ def make_forgery(
         size: side of the image in pixels, at least 32.
         techniques: those to choose from; AUTHENTIC among them counts as one more.
         forged: whether to forge; None = a coin decides.
-        difficulty: share of the draws (of camera, content, processing) from the whole range; the
+        difficulty: fraction of the draws (of camera, content, processing) from the whole range; the
             others leave strong traces, for models that must learn something within minutes.
-        uncropped: share of hosts whose JPEG blocks start at the image's corner (`take_host`).
-        reshared: share of images that were shrunk, stored as JPEG once more, or both.
+        uncropped: fraction of hosts whose JPEG blocks start at the image's corner (`take_host`).
+        reshared: fraction of images that were shrunk, stored as JPEG once more, or both.
 
     Raises:
         ValueError: a technique is unknown, or the size is too small.
@@ -109,7 +109,7 @@ def make_view(
     size: int,
     technique: str,
 ) -> SyntheticSample:
-    """Makes one image of a view of a photograph (`synthetic.views`), forged or authentic.
+    """Makes one image of a view of a photograph (`loupe.synthesis.views`), forged or authentic.
 
     Host, forgery and processing draw from random streams of their own, so that the same seed gives
     a forged image and its authentic twin.
@@ -178,14 +178,13 @@ def _forge_region(
         easy = bool(rng.random() >= difficulty)
         scene = families.Scene(host, photographs, index, easy)
         content, region = families.TECHNIQUES[technique](rng, scene)
-        share = np.count_nonzero(region) / region.size
-        if not _LEAST <= share <= _MOST:
+        if not _LEAST <= np.count_nonzero(region) / region.size <= _MOST:
             continue
         shares = PLAIN if easy else PASTED if technique in _PASTED else LOCAL
         image = join(rng, host, content, region, shares)
         if _is_changed(host, image, region):
             return image, region
-    # The host is flat (a black sky): noise is the one forgery that always leaves a trace.
+    # The host is flat (a black sky): noise is the only forgery that always leaves a trace.
     region = draw_shape(rng, host.shape[0])
     noisy = add_noise(rng, host, rng.uniform(6.0, 12.0))
     return np.where(region[..., None], noisy, host), region
@@ -198,4 +197,4 @@ def _is_changed(host: np.ndarray, image: np.ndarray, region: np.ndarray) -> bool
     same = int(np.count_nonzero(equal.astype(bool) & region))
     levels = sum(cv2.mean(difference, mask=inside)[:3]) / 3
     changed = 1 - same / cv2.countNonZero(inside)
-    return changed >= _CHANGED_SHARE and levels >= _CHANGED_LEVELS
+    return changed >= _CHANGED_FRACTION and levels >= _CHANGED_LEVELS

@@ -1,9 +1,9 @@
-"""What images went through before and after the forgery.
+"""The processing of an image before and after the forgery.
 
-Before: the host is a window of a photograph, either as it is, with the traces of its own camera and
-JPEG, or as a simulated camera takes it. After: the finished image is rescaled, filtered and
-compressed. Forged and authentic images have the same histories, so only the forgery tells them
-apart.
+Before: the host is a window of a photograph, either unchanged, with the traces of its own camera
+and JPEG, or taken again by a simulated camera. After: the finished image is rescaled, filtered and
+compressed. Forged and authentic images are processed alike, so that they differ in the forgery
+alone.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from loupe.synthesis.camera import (
 )
 from loupe.synthesis.processing import draw_jpeg, filter_whole, sharpen
 
-_AS_IS_SHARE = 0.5
+_AS_IS = 0.5  # Fraction of the hosts that are unchanged windows.
 _GRID = 8  # Side of the blocks of JPEG.
-# How often a finished image is blurred, sharpened, made noisy, toned, stored as JPEG.
-_POST_SHARES = np.array([0.08, 0.06, 0.08, 0.08, 0.5])
+# Fractions of the finished images that are blurred, sharpened, made noisy, toned, stored as JPEG.
+_POST_STEPS = np.array([0.08, 0.06, 0.08, 0.08, 0.5])
 
-# What an image goes through that is sent on or put on a page: how far it is shrunk (before all
-# other processing), how often that is, how often it is stored as JPEG (after it), and how well.
+# Images that are shared (sent, or put on a page): the factor of shrinking, the fraction that is
+# shrunk (before all other processing), the fraction stored as JPEG (after it), and its qualities.
 _SHRUNK = (0.6, 1.0)
 _SHRINKS, _STORES = 0.5, 0.75
 SHARED_QUALITIES = (60, 98)
@@ -40,21 +40,22 @@ def take_host(
     difficulty: float,
     uncropped: float = 0.0,
 ) -> tuple[np.ndarray, int]:
-    """The image before the forgery, (size, size, 3) uint8, and its photograph's index.
+    """The image before the forgery, (size, size, 3) uint8, and the index of its photograph.
 
     Args:
         rng: source of all randomness.
         photographs: (H, W, 3) uint8.
         size: side of the image.
-        difficulty: share of hosts of any kind; the others leave strong traces.
-        uncropped: share of hosts whose blocks start at the image's corner, as those of most files
-            do: windows of the photograph as it is, or stored as JPEG, half and half.
+        difficulty: fraction of hosts drawn from the whole range of cameras; the rest have a camera
+            in which forgeries leave strong traces.
+        uncropped: fraction of hosts whose JPEG blocks start at the image's corner, as those of most
+            files do: half are unchanged windows, half are stored as JPEG.
     """
     index = int(rng.integers(len(photographs)))
     photograph = photographs[index]
     if uncropped and rng.random() < uncropped:
         return _take_uncropped(rng, photograph, size, difficulty), index
-    if rng.random() < _AS_IS_SHARE * difficulty and min(photograph.shape[:2]) >= size:
+    if rng.random() < _AS_IS * difficulty and min(photograph.shape[:2]) >= size:
         return take_as_is(rng, photograph, size, aligned=bool(rng.random() < 0.5)), index
     return take_photograph(rng, photograph, size, draw_camera(rng, difficulty)), index
 
@@ -62,7 +63,7 @@ def take_host(
 def _take_uncropped(
     rng: np.random.Generator, photograph: np.ndarray, size: int, difficulty: float
 ) -> np.ndarray:
-    if rng.random() < _AS_IS_SHARE and min(photograph.shape[:2]) >= size:
+    if rng.random() < _AS_IS and min(photograph.shape[:2]) >= size:
         return take_as_is(rng, photograph, size, aligned=True)
     camera = draw_camera(rng, difficulty)._replace(quality=None)
     return draw_jpeg(rng, take_photograph(rng, photograph, size, camera), 60, 98)
@@ -71,14 +72,13 @@ def _take_uncropped(
 def take_as_is(
     rng: np.random.Generator, photograph: np.ndarray, size: int, aligned: bool
 ) -> np.ndarray:
-    """A window at the photograph's own scale, perhaps flipped or turned, but never resampled.
+    """A window at the photograph's own scale, never resampled; flipped or turned if not aligned.
 
     Args:
         rng: source of all randomness.
         photograph: (H, W, 3) uint8, no smaller than the window.
         size: the window's side.
-        aligned: whether the window starts where a block of the photograph's JPEG starts; it is
-            not flipped then.
+        aligned: whether the window starts where a block of the photograph's JPEG starts.
     """
     top, left = (int(rng.integers(length - size + 1)) for length in photograph.shape[:2])
     if aligned:
@@ -94,10 +94,10 @@ def take_donor(
     host_index: int,
     easy: bool,
 ) -> np.ndarray:
-    """What a splice is cut from: another photograph with another history, (size, size, 3) uint8.
+    """The image that a splice is cut from, of another photograph: (size, size, 3) uint8.
 
-    The donor is a window as it is, one resampled as an editor does (0.5 to 2 times, any angle), or
-    one that another camera takes. Some are denoised or sharpened. An easy donor is smooth.
+    The donor is an unchanged window, one resampled by 0.5 to 2 times, or one that another camera
+    takes. Some are rotated by up to 40 degrees, denoised or sharpened. An easy donor is smooth.
     """
     index = int(rng.integers(max(1, len(photographs) - 1)))
     photograph = photographs[(host_index + 1 + index) % len(photographs)]
@@ -123,7 +123,7 @@ def _rotate(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def _retouch(rng: np.random.Generator, donor: np.ndarray) -> np.ndarray:
-    """Denoised by a median or bilateral filter, or sharpened."""
+    """Denoises by a median or a bilateral filter, or sharpens."""
     kind = rng.integers(3)
     if kind == 0:
         return cv2.medianBlur(donor, 3)
@@ -133,7 +133,7 @@ def _retouch(rng: np.random.Generator, donor: np.ndarray) -> np.ndarray:
 
 
 def draw_sharing(rng: np.random.Generator) -> tuple[float, bool]:
-    """How an image is passed on: its scale and whether it is stored; never neither."""
+    """How an image is shared: its scale, and whether it is stored as JPEG; at least one of both."""
     kind = rng.random()
     return float(rng.uniform(*_SHRUNK)) if kind < _SHRINKS else 1.0, kind >= 1 - _STORES
 
@@ -147,7 +147,7 @@ def post_process(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rescales to `size`, filters, compresses: the same for forged and authentic images.
 
-    The mask follows the rescaling. `difficulty` scales how often each of the other steps happens.
+    The mask follows the rescaling. `difficulty` scales the fractions of the other steps.
     """
     if image.shape[0] != size:
         shrinks = image.shape[0] > size
@@ -156,9 +156,9 @@ def post_process(
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         soft = cv2.resize(mask.astype(np.float32), (size, size), interpolation=method)
         mask = soft >= 0.5
-    *filters, is_stored = rng.random(5) < difficulty * _POST_SHARES
+    *filters, is_stored = rng.random(5) < difficulty * _POST_STEPS
     image = filter_whole(rng, image, filters)
     if is_stored:
-        # Mostly as good as editors store: published sets of forgeries rarely lie below 80.
+        # The lowest quality is itself drawn, so that low ones are rare, as in published data sets.
         image = draw_jpeg(rng, image, int(rng.integers(60, 91)), 100)
     return image, mask

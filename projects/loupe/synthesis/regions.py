@@ -1,6 +1,6 @@
-"""Where an image is forged: shapes drawn by hand, and objects that follow the picture.
+"""Regions to forge: random shapes, and objects that follow the edges of the picture.
 
-Regions are (S, S) bool. S is the image's side.
+A region is (S, S) bool, S being the side of the image.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-# Share of the image that an object may cover.
+# The fraction of the image that an object may cover.
 SMALLEST, LARGEST = 0.015, 0.35
 _TRIALS = 8
 
@@ -16,7 +16,7 @@ _TRIALS = 8
 def draw_region(
     rng: np.random.Generator, content: np.ndarray | None = None, size: int = 0
 ) -> np.ndarray:
-    """A region to forge: an object of the content in three of four cases, else a drawn shape."""
+    """A region to forge: in three of four cases an object of the content, else a random shape."""
     if content is not None and rng.random() < 0.75:
         found = find_object(rng, content)
         if found is not None:
@@ -27,7 +27,10 @@ def draw_region(
 def draw_shape(
     rng: np.random.Generator, size: int, smallest: float = 0.02, largest: float = 0.3
 ) -> np.ndarray:
-    """A random blob, polygon or ellipse of a share of the image: (size, size) bool."""
+    """A random blob, polygon or ellipse, (size, size) bool.
+
+    Its area is a fraction of the image, log-uniform from `smallest` to `largest`.
+    """
     area = np.exp(rng.uniform(np.log(smallest), np.log(largest))) * size * size
     angles = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     kind = rng.integers(3)
@@ -73,7 +76,10 @@ def find_object(rng: np.random.Generator, content: np.ndarray) -> np.ndarray | N
 
 
 def _is_cut(region: np.ndarray) -> bool:
-    """Whether a good part of the outline is the image's frame, which no forger would cut."""
+    """Whether the region runs along the image's frame, as no object that a forger cuts out does.
+
+    The limit is half the side of a square of the region's area.
+    """
     frame = sum(
         np.count_nonzero(line) for line in (region[0], region[-1], region[:, 0], region[:, -1])
     )
@@ -81,7 +87,7 @@ def _is_cut(region: np.ndarray) -> bool:
 
 
 def flood_object(rng: np.random.Generator, content: np.ndarray) -> np.ndarray:
-    """What resembles a random point and is connected with it: (S, S) uint8, 1 inside."""
+    """The connected pixels of about the colour of a random point: (S, S) uint8, 1 inside."""
     size = content.shape[0]
     smooth = cv2.GaussianBlur(content, (0, 0), size / 100)
     filled = np.zeros((size + 2, size + 2), np.uint8)
@@ -93,11 +99,11 @@ def flood_object(rng: np.random.Generator, content: np.ndarray) -> np.ndarray:
 
 
 def leave_background(rng: np.random.Generator, content: np.ndarray) -> np.ndarray:
-    """What does not resemble the picture's frame, or is not connected with it: (S, S) uint8."""
+    """All pixels but those that a flood from the frame reaches: (S, S) uint8, 1 inside."""
     size = content.shape[0]
     smooth = cv2.GaussianBlur(content, (0, 0), size / 100)
     filled = np.zeros((size + 2, size + 2), np.uint8)
-    # Small steps from pixel to pixel: a sky's gradient is followed, an edge is not crossed.
+    # The tolerance is between neighbours: the flood follows a sky's gradient and stops at edges.
     tolerance = (float(rng.uniform(1.5, 6.0)),) * 3
     flags = 4 | cv2.FLOODFILL_MASK_ONLY | (1 << 8)
     for x in (0, size // 2, size - 1):
@@ -108,9 +114,9 @@ def leave_background(rng: np.random.Generator, content: np.ndarray) -> np.ndarra
 
 
 def cluster_object(rng: np.random.Generator, content: np.ndarray) -> np.ndarray:
-    """The cluster of colour and place round a random point, cut at the picture's edges.
+    """The cluster of colour and position at a random point: (S, S) uint8, 1 inside.
 
-    Found at 32 x 32 cells by k-means, then laid on the edges by a watershed. (S, S) uint8.
+    K-means on 32 x 32 cells finds it; a watershed moves its outline to the picture's edges.
     """
     cells, clusters = 32, int(rng.integers(4, 8))
     small = cv2.resize(content, (cells, cells), interpolation=cv2.INTER_AREA)
@@ -138,7 +144,7 @@ def _nearest(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def _snap_to_edges(content: np.ndarray, coarse: np.ndarray) -> np.ndarray:
-    """A coarse mask's outline moved to the next edge of the picture by a watershed."""
+    """Moves the outline of a coarse mask to the nearest edges of the picture by a watershed."""
     size = content.shape[0]
     soft = cv2.resize(coarse.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
     reach = max(3, size // 20) | 1
@@ -154,7 +160,7 @@ def _snap_to_edges(content: np.ndarray, coarse: np.ndarray) -> np.ndarray:
 
 
 def _clean(region: np.ndarray) -> np.ndarray | None:
-    """The largest part, smoothed and without holes; None where it is too small or too large."""
+    """The largest connected part, smoothed, its holes filled; None if it is too small or large."""
     size = region.shape[0]
     width = max(3, size // 40) | 1
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
@@ -165,21 +171,21 @@ def _clean(region: np.ndarray) -> np.ndarray | None:
         return None
     filled = np.zeros_like(region)
     cv2.drawContours(filled, [max(contours, key=cv2.contourArea)], -1, 1, cv2.FILLED)
-    share = cv2.countNonZero(filled) / filled.size
-    return filled.astype(bool) if SMALLEST <= share <= LARGEST else None
+    fraction = cv2.countNonZero(filled) / filled.size
+    return filled.astype(bool) if SMALLEST <= fraction <= LARGEST else None
 
 
 def move(
     rng: np.random.Generator, content: np.ndarray, region: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Content and region shifted together by whole pixels to a random place.
+    """Shifts content and region together by whole pixels to a random place.
 
-    At least half of the region stays inside of the image. What the shift leaves empty lies outside
-    of the region.
+    At least half of the region stays inside the image. The shift reflects the content at the
+    border; these pixels lie outside the region, so the forgery does not show them.
     """
     size = region.shape[0]
     x, y, width, height = cv2.boundingRect(region.astype(np.uint8))
-    # The centre of the region's box goes anywhere from edge to edge of the image.
+    # The new centre of the region's box: anywhere but in the outer tenth of the image.
     target = rng.uniform(0, size, 2) * 0.8 + 0.1 * size
     dx, dy = int(target[0] - x - width / 2), int(target[1] - y - height / 2)
     matrix = np.array([[1, 0, dx], [0, 1, dy]], np.float32)

@@ -1,6 +1,6 @@
-"""The techniques of forgery: what a region will show, and which region that is.
+"""The techniques of forgery. Each chooses a region of the host and the new content for it.
 
-A technique takes a scene and gives content, (S, S, 3) uint8, and region, (S, S) bool.
+A technique takes a scene and returns content, (S, S, 3) uint8, and region, (S, S) bool.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from loupe.synthesis.regions import draw_region, draw_shape, find_object, move
 
 
 class Scene(NamedTuple):
-    """What a forger has at hand.
+    """The images that a technique works with.
 
     Attributes:
         host: (S, S, 3) uint8, the image to forge.
-        photographs: donors are windows of them.
-        host_index: the host's photograph.
-        easy: whether the forgery shall leave strong traces.
+        photographs: the donors are windows of these.
+        host_index: index of the photograph that the host was taken from.
+        easy: whether the forgery leaves strong traces, so that a small model can learn it.
     """
 
     host: np.ndarray
@@ -40,7 +40,10 @@ Forgery = tuple[np.ndarray, np.ndarray]
 
 
 def splice(rng: np.random.Generator, scene: Scene) -> Forgery:
-    """An object of another photograph, anywhere in the host; its colours perhaps matched."""
+    """Pastes an object of another photograph anywhere in the host.
+
+    In 35% of cases its colours are matched to the host's.
+    """
     size = scene.host.shape[0]
     donor = take_donor(rng, scene.photographs, size, scene.host_index, scene.easy)
     content, region = move(rng, donor, _cut(rng, donor, scene.easy))
@@ -48,22 +51,22 @@ def splice(rng: np.random.Generator, scene: Scene) -> Forgery:
 
 
 def copy_move(rng: np.random.Generator, scene: Scene) -> Forgery:
-    """An object of the host once more at another place, turned, scaled, mirrored or just shifted.
+    """Copies an object of the host to another place: turned, scaled, mirrored or only shifted.
 
-    An easy one is always enlarged, which smooths the camera's noise.
+    An easy copy is always enlarged, which smooths the camera's noise.
     """
     return _copy(rng, scene, is_shifted=False)
 
 
 def clone(rng: np.random.Generator, scene: Scene) -> Forgery:
-    """An object of the host once more at another place, shifted, not turned or scaled.
+    """Copies an object of the host to another place by a shift alone.
 
-    Its colours may be matched as those of other copies are. There is no easy one.
+    Its colours may be matched, as in `copy_move`. An easy scene changes only the object's shape.
     """
     return _copy(rng, scene, is_shifted=True)
 
 
-# Neither turned nor scaled, and never resampled.
+# The identity: the copy keeps its pixel values.
 _SHIFT = np.eye(2), cv2.INTER_NEAREST
 
 
@@ -72,12 +75,12 @@ def _copy(rng: np.random.Generator, scene: Scene, is_shifted: bool) -> Forgery:
     source_region = _cut(rng, host, scene.easy)
     x, y, width, height = cv2.boundingRect(source_region.astype(np.uint8))
     source = np.array([x + width / 2, y + height / 2])
-    # The farthest of a few places, so that original and copy overlap little.
+    # Take the farthest of six random places, so that original and copy overlap little.
     places = rng.uniform(0.12 * size, 0.88 * size, (6, 2))
     target = places[np.argmax(np.linalg.norm(places - source, axis=1))]
     linear, method = _SHIFT if is_shifted else _draw_linear(rng, scene.easy)
     offset = target - linear @ source
-    # What is only shifted, mirrored or not, stays on the grid of pixels: nothing is resampled.
+    # A copy that is only shifted or mirrored moves by whole pixels, so nothing is resampled.
     offset = np.round(offset) if method == cv2.INTER_NEAREST else offset
     matrix = np.concatenate([linear, offset[:, None]], axis=1)
     content = cv2.warpAffine(
@@ -90,7 +93,7 @@ def _copy(rng: np.random.Generator, scene: Scene, is_shifted: bool) -> Forgery:
 
 
 def _draw_linear(rng: np.random.Generator, easy: bool) -> tuple[np.ndarray, int]:
-    """A 2 x 2 matrix from source to target, and how it resamples."""
+    """A 2 x 2 matrix from source to target, and OpenCV's interpolation for it."""
     mirror = rng.choice([-1.0, 1.0])
     if not easy and rng.random() < 0.35:
         return np.diag([mirror, 1.0]), cv2.INTER_NEAREST
@@ -105,7 +108,7 @@ def _draw_linear(rng: np.random.Generator, easy: bool) -> tuple[np.ndarray, int]
 
 
 def remove(rng: np.random.Generator, scene: Scene) -> Forgery:
-    """An object of the host, with a margin, filled in from its surroundings."""
+    """Removes an object of the host and a margin of one pixel: its surroundings fill it."""
     host, size = scene.host, scene.host.shape[0]
     region = None if scene.easy or rng.random() < 0.4 else find_object(rng, host)
     if region is None or region.mean() > 0.15:
@@ -117,13 +120,13 @@ def remove(rng: np.random.Generator, scene: Scene) -> Forgery:
 
 
 def change_locally(rng: np.random.Generator, scene: Scene) -> Forgery:
-    """An object or a part of the host, enhanced."""
+    """Enhances an object or a part of the host (`loupe.synthesis.enhancement`)."""
     region = _cut(rng, scene.host, scene.easy)
     return enhance(rng, scene.host, scene.easy), region
 
 
 def generate(rng: np.random.Generator, scene: Scene) -> Forgery:
-    """A part of the host, or an object of a donor, as if an image generator had painted it."""
+    """Gives a part of the host, or a pasted object, the traces of an image generator."""
     if rng.random() < 0.5:
         return regenerate(rng, scene.host, scene.easy), _cut(rng, scene.host, scene.easy)
     size = scene.host.shape[0]
@@ -143,12 +146,12 @@ def _match(
     content: np.ndarray,
     host: np.ndarray,
     region: np.ndarray,
-    share: float,
+    probability: float,
 ) -> np.ndarray:
-    return match_colour(content, host, region) if rng.random() < share else content
+    return match_colour(content, host, region) if rng.random() < probability else content
 
 
-# The order is that of the stream.
+# A synthetic data set takes the techniques in this order; another order is another data set.
 TECHNIQUES: dict[str, Callable[[np.random.Generator, Scene], Forgery]] = {
     "splice": splice,
     "copy-move": copy_move,

@@ -1,9 +1,9 @@
-"""Forgeries of photographs as people meet them: cut out at native scale, shrunk, stored again.
+"""Forgeries on views: windows of photographs as they circulate, cut out, shrunk or stored again.
 
 A *view* is a window of a photograph at some scale, perhaps stored as JPEG once more. Host and
-donors are views, and the finished image is passed on as the host was. A forged image and its
-authentic twin share host, processing and all random numbers but the forgery's: nothing but the
-forgery tells them apart.
+donors are views, and the finished image is shrunk, filtered and stored again (`pass_on`). A forged
+image and its authentic twin have the same host, the same processing and the same random numbers
+for both, so that they differ in the forgery alone.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from loupe.synthesis.processing import (
 # Luma and chroma, 64 steps each.
 Tables = tuple[tuple[int, ...], tuple[int, ...]]
 
-# Blocks of 16 pixels, so that colour at half resolution is cut on its grid, too.
+# Colour at half resolution has blocks of 8 samples, which are 16 pixels.
 _GRID = 16
-# Of hosts: at native scale, seen by a simulated camera, drawn; all others are shrunk.
+# Fractions of the hosts at native scale, taken by a simulated camera, drawn; the rest is shrunk.
 _NATIVE, _SIMULATED, _DRAWN = 0.42, 0.08, 0.02
 _SHRUNK = (1.25, 5.0)
-# How often a shrunk view takes in all that fits, as a photograph sent on as a whole does.
+# Fraction of the shrunk views that show the largest possible square of the photograph.
 _WHOLE = 0.35
 _MOST_SHRUNK = 12.0
-# Resampling by OpenCV (which does not smooth first, but for areas) and by Pillow (which does).
+# OpenCV resamples without antialiasing (except INTER_AREA), Pillow with it.
 _OPENCV = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 _PILLOW = (
     Image.Resampling.BOX,
@@ -45,21 +45,21 @@ _PILLOW = (
 )
 _QUALITIES = (60, 98)
 _TRIALS = 24
-# Donors are larger than the image, for they are scaled and turned before they are pasted.
+# Donors are larger than the image, because they are scaled and turned before they are pasted.
 _DONOR_SIDE = 1.4
-# Passing on: how often the finished image is shrunk, stored as JPEG, stored twice.
+# Fractions of the finished images that are shrunk, stored as JPEG, and of those stored twice.
 _POST_SHRINKS, _POST_STORES, _POST_STORES_TWICE = 0.22, 0.62, 0.1
-# ... blurred, sharpened, made noisy, toned.
-_POST_SHARES = np.array([0.04, 0.06, 0.04, 0.06])
+# Fractions blurred, sharpened, made noisy, toned.
+_POST_FILTERS = np.array([0.04, 0.06, 0.04, 0.06])
 
 
 def take_view(
     rng: np.random.Generator, photographs: Photographs, size: int
 ) -> tuple[np.ndarray, int]:
-    """A view for a host, (size, size, 3) uint8, and its photograph's index."""
+    """A view to forge, (size, size, 3) uint8, and the index of its photograph (0 if drawn)."""
     kind = rng.random()
     if kind < _DRAWN:
-        return store_at_times(rng, draw_interface(rng, size), 0.3, photographs), 0
+        return store_sometimes(rng, draw_interface(rng, size), 0.3, photographs), 0
     if kind < _DRAWN + _SIMULATED:
         index = int(rng.integers(len(photographs)))
         return take_photograph(rng, photographs[index], size, draw_camera(rng)), index
@@ -71,12 +71,12 @@ def take_view(
         return take_photograph(rng, photograph, size, draw_camera(rng)), index
     if native or room < _SHRUNK[0]:
         window = _cut(rng, photograph, size)
-        return store_at_times(rng, window, 0.25, photographs), index
-    return store_at_times(rng, _shrink_window(rng, photograph, size), 0.55, photographs), index
+        return store_sometimes(rng, window, 0.25, photographs), index
+    return store_sometimes(rng, _shrink_window(rng, photograph, size), 0.55, photographs), index
 
 
 class Donors:
-    """Fresh views of photographs, as donors: each is drawn when it is asked for."""
+    """Donors: each access draws a new view of the photograph."""
 
     def __init__(self, rng: np.random.Generator, photographs: Photographs, size: int) -> None:
         """Takes the source of randomness and the photographs; `size` is that of the image."""
@@ -88,7 +88,7 @@ class Donors:
         return len(self._photographs)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(S, S, 3) uint8, S being smaller where the photograph is."""
+        """(S, S, 3) uint8; S is at most the shorter side of the photograph."""
         photograph = self._photographs[index]
         side = min(self._side, *photograph.shape[:2])
         room = min(photograph.shape[:2]) / side
@@ -96,11 +96,14 @@ class Donors:
             view = _shrink_window(self._rng, photograph, side)
         else:
             view = _cut(self._rng, photograph, side)
-        return store_at_times(self._rng, view, 0.4, self._photographs)
+        return store_sometimes(self._rng, view, 0.4, self._photographs)
 
 
 def _choose(rng: np.random.Generator, photographs: Photographs, side: int) -> int:
-    """A photograph whose sides reach that far; the largest of some where none of them does."""
+    """Index of a random photograph with both sides of at least `side` pixels.
+
+    If 24 draws find none, the largest of those drawn.
+    """
     best, largest = 0, -1
     for _ in range(_TRIALS):
         index = int(rng.integers(len(photographs)))
@@ -144,18 +147,18 @@ def resample(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarr
     return np.asarray(Image.fromarray(image).resize((size, size), method))
 
 
-def store_at_times(
+def store_sometimes(
     rng: np.random.Generator,
     image: np.ndarray,
-    share: float,
+    fraction: float,
     photographs: Photographs = (),
 ) -> np.ndarray:
-    """Stored as JPEG in that share of cases, by a camera's own tables in one of four.
+    """Stores that fraction of images as JPEG, a quarter of them with a camera's own tables.
 
-    Two in five of those were cropped afterwards: their blocks then begin anywhere, and as many
-    rows and columns are repeated at the far edge as went at the near one.
+    40% of the stored images get a block grid that does not start at their corner: they are
+    padded by reflection, stored, and cut back to their own pixels.
     """
-    if rng.random() >= share:
+    if rng.random() >= fraction:
         return image
     moved = rng.random() < 0.4
     y, x = (int(value) for value in rng.integers(0, 8, 2)) if moved else (0, 0)
@@ -181,7 +184,7 @@ def _save_with(image: np.ndarray, tables: Tables, halved: bool) -> np.ndarray:
 
 
 def draw_scale(rng: np.random.Generator) -> float:
-    """By how much a finished image is shrunk before it is passed on; mostly 1."""
+    """The factor that shrinks the finished image: 1 in 78% of cases, else 0.5 to 0.95."""
     return float(rng.uniform(0.5, 0.95)) if rng.random() < _POST_SHRINKS else 1.0
 
 
@@ -197,9 +200,9 @@ def pass_on(
         image = resample(rng, image, size)
         soft = cv2.resize(mask.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
         mask = soft >= 0.5
-    image = filter_whole(rng, image, list(rng.random(4) < _POST_SHARES))
+    image = filter_whole(rng, image, list(rng.random(4) < _POST_FILTERS))
     if rng.random() < _POST_STORES:
-        image = store_at_times(rng, image, 1.0, photographs)
+        image = store_sometimes(rng, image, 1.0, photographs)
         if rng.random() < _POST_STORES_TWICE:
             image = draw_jpeg(rng, image, *_QUALITIES)
     return image, mask

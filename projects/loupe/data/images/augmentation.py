@@ -1,7 +1,7 @@
 """Augmentations of an image and its mask, as Detectron2 Transforms and Augmentations.
 
-Geometric ones move image and mask alike; the mask is interpolated too, so that it stays the soft
-share of forged pixels. Photometric ones leave the mask alone. Draws come from numpy's global
+Geometric ones move image and mask alike; the mask is interpolated too, so that it holds the
+fraction of forged pixels. Photometric ones leave the mask alone. Draws come from numpy's global
 generator, as in all of Detectron2; `loupe.data.training.loaders` seeds it for every image.
 """
 
@@ -15,8 +15,8 @@ from PIL import Image
 
 from loupe.synthesis.processing import save_jpeg
 
-# Share of the forged pixels that a random window must keep, for the image to stay a forgery.
-_KEPT_SHARE = 0.25
+# A random window keeps at least this fraction of the forged pixels: the image stays a forgery.
+_KEPT = 0.25
 _WINDOW_TRIALS = 10
 
 
@@ -45,8 +45,8 @@ class ForgeryInput(T.AugInput):
 class AntialiasedResize(Transform):
     """Resizes image and mask with the same antialiased bilinear filter.
 
-    Differs from Detectron2's ResizeTransform, which takes the nearest mask pixel: thin forgeries
-    would vanish and patches would not know which share of them is forged.
+    Differs from Detectron2's ResizeTransform, which takes the nearest mask pixel: that would lose
+    thin forgeries, and the fraction of each patch that is forged.
     """
 
     def __init__(self, size: tuple[int, int], new_size: tuple[int, int]) -> None:
@@ -135,7 +135,7 @@ class BlurTransform(_Photometric):
 
 
 class NoiseTransform(_Photometric):
-    """Adds Gaussian noise; the same noise whenever it is applied."""
+    """Adds Gaussian noise, which is the same each time it is applied."""
 
     def __init__(self, sigma: float, seed: int) -> None:
         """Takes the standard deviation in grey levels and the noise's own seed."""
@@ -226,7 +226,7 @@ class RandomScale(T.Augmentation):
 
 
 class RandomWindow(T.Augmentation):
-    """A random window of at most the given size, as it is."""
+    """A random window of at most the given size, not resampled."""
 
     input_args = ("image", "mask")
 
@@ -245,10 +245,10 @@ class RandomWindow(T.Augmentation):
 def random_window(
     size: tuple[int, int], window: tuple[int, int], mask: np.ndarray | None
 ) -> Transform:
-    """A crop to (height, width) `window` that keeps a quarter of the forged pixels.
+    """A random crop to (height, width) `window` that keeps a quarter of the forged pixels.
 
-    Where none is found in ten draws, the window round the strongest forged pixel is taken, so that
-    a forged image never becomes an authentic one with the wrong label.
+    If ten draws find none, the window around the strongest forged pixel is taken: a window without
+    forged pixels would be an authentic image with the label of a forged one.
     """
     height, width = size
     room = (height - window[0], width - window[1])
@@ -260,7 +260,7 @@ def random_window(
         if mask is None or total == 0.0:
             break
         inside = mask[top : top + window[0], left : left + window[1]]
-        if inside.sum() >= _KEPT_SHARE * total and inside.max() >= 0.5:
+        if inside.sum() >= _KEPT * total and inside.max() >= 0.5:
             break
     else:
         assert mask is not None  # Else the first draw is taken.
@@ -280,7 +280,7 @@ def build_augmentations(
     noise: float,
     crop: bool,
 ) -> list[T.Augmentation]:
-    """Augmentations with their probabilities, in the order in which an image meets them in life."""
+    """Augmentations with their probabilities: geometry first, JPEG last, as files are made."""
     chosen = [
         (flip, T.RandomFlip(prob=1.0)),
         (rotate90, RandomRotate90()),

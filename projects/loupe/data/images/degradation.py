@@ -1,13 +1,13 @@
-"""What happens to a photograph between forger and examiner, in steps of growing strength.
+"""Degradations of a finished image, each with levels of growing strength.
 
 Every degradation is a pure function of pixels, level and seed. Photometric ones leave the mask
-alone; geometric ones (resize, shift, crop, some chains) move it with the pixels, exactly: a crop
+alone. Geometric ones (resize, shift, crop, some chains) change it exactly as the pixels: a crop
 cuts both alike, and a pixel of a resized mask is forged if at least half of its area is.
 
 The axes `benco_*` are IMDL-BenCo's grid as its code applies it (at the image's own size, before the
-network's resize). Blur and JPEG are bit for bit what it computes with the same OpenCV; of its noise
-and its draw between two JPEG qualities only the distribution can be equal, as its seed depends on
-the order of loading.
+network's resize). With the same OpenCV, blur and JPEG are equal bit for bit. Its noise, and its
+draw between two JPEG qualities, are equal in distribution only: its seed depends on the order of
+loading.
 
 H W pixels of an image.
 """
@@ -28,15 +28,15 @@ Level = float | str
 Pair = tuple[np.ndarray, np.ndarray | None]
 Step = Callable[[np.ndarray, np.ndarray | None, Any, np.random.Generator], Pair]
 
-# Share of the forged pixels that a random window must keep, for the image to stay a forgery.
-KEPT_SHARE = 0.25
+# A random window keeps at least this fraction of the forged pixels: the image stays a forgery.
+_KEPT = 0.25
 _WINDOW_TRIALS = 10
-# The first quality of a double compression: what cameras and editors write.
+# The first quality of a double compression: the range of cameras and editors.
 _FIRST_QUALITIES = (60, 95)
 
 
 class Degradation(NamedTuple):
-    """One axis along which images get worse.
+    """One kind of degradation.
 
     Attributes:
         levels: from mild to strong.
@@ -100,16 +100,16 @@ def benco_blur(image: np.ndarray, kernel: int, generator: np.random.Generator) -
 
 
 def benco_noise(image: np.ndarray, variance: float, generator: np.random.Generator) -> np.ndarray:
-    """IMDL-BenCo's noise: of the given variance in each channel, clipped, then truncated."""
+    """IMDL-BenCo's noise: of the given variance in each channel; clipped, then rounded down."""
     noise = generator.normal(0.0, float(variance) ** 0.5, image.shape).astype(np.float32)
     return np.clip(image.astype(np.float32) + noise, 0, 255).astype(np.uint8)
 
 
 def benco_jpeg(image: np.ndarray, quality: int, generator: np.random.Generator) -> np.ndarray:
-    """IMDL-BenCo's JPEG: of quality q - 1 or q, on channels that the encoder takes for BGR.
+    """IMDL-BenCo's JPEG: of quality q - 1 or q, with red and blue exchanged.
 
-    Red and blue trade places in the encoder's luminance, since RGB pixels are given to OpenCV as
-    they are; so it is kept here.
+    IMDL-BenCo gives RGB pixels to OpenCV, which expects BGR: the weights of red and blue in the
+    luminance are exchanged. This is kept, so that the figures can be compared.
     """
     drawn = int(quality) - int(generator.integers(2))
     pixels = np.ascontiguousarray(image)
@@ -117,7 +117,7 @@ def benco_jpeg(image: np.ndarray, quality: int, generator: np.random.Generator) 
 
 
 def resize_pair(image: np.ndarray, mask: np.ndarray | None, factor: float) -> Pair:
-    """Both sides times a factor: by area where it shrinks, bicubic where it grows."""
+    """Multiplies both sides by a factor: shrinks by area, enlarges by bicubic interpolation."""
     size = tuple(max(1, round(side * factor)) for side in image.shape[:2])
     if size == image.shape[:2]:
         return image, mask
@@ -127,19 +127,19 @@ def resize_pair(image: np.ndarray, mask: np.ndarray | None, factor: float) -> Pa
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H', W') bool: pixels of which at least half is forged, exactly.
+    """(H', W') bool: True where at least half of the pixel's area is forged, computed exactly.
 
-    A forgery too thin for that stays as the pixels with the most of it; it does not vanish.
+    If no pixel reaches a half (a thin forgery), the pixels with the largest fraction are True.
     """
     forged = (mask >= 0.5).astype(np.float64)
-    share = _window_means(_window_means(forged, size[0]).T, size[1]).T
-    # Halves are exact in theory; sums of floats may miss them by a hair.
-    limit = min(0.5, float(share.max(initial=0.0)))
-    return share >= limit - 1e-9 if limit > 0 else np.zeros(size, bool)
+    fraction = _window_means(_window_means(forged, size[0]).T, size[1]).T
+    # Sums of floats may miss an exact half by a rounding error.
+    limit = min(0.5, float(fraction.max(initial=0.0)))
+    return fraction >= limit - 1e-9 if limit > 0 else np.zeros(size, bool)
 
 
 def _window_means(values: np.ndarray, new: int) -> np.ndarray:
-    """(old, n) -> (new, n): means over `new` windows of equal, perhaps broken, height."""
+    """(old, n) -> (new, n): means over `new` windows of equal height, which may be fractional."""
     old = len(values)
     sums = np.zeros((old + 2, values.shape[1]))
     np.cumsum(values, axis=0, out=sums[1:-1])
@@ -147,7 +147,7 @@ def _window_means(values: np.ndarray, new: int) -> np.ndarray:
     edges = np.arange(new + 1) * (old / new)
     whole = np.floor(edges).astype(int)
     part = (edges - whole)[:, None]
-    # The integral of a step function is linear between whole rows.
+    # The integral of a piecewise constant function is linear between whole rows.
     integral = sums[whole] + part * (sums[whole + 1] - sums[whole])
     return np.diff(integral, axis=0) * (new / old)
 
@@ -159,18 +159,18 @@ def shift_grid(image: np.ndarray, mask: np.ndarray | None, pixels: int) -> Pair:
 
 
 def crop_window(
-    image: np.ndarray, mask: np.ndarray | None, share: float, generator: np.random.Generator
+    image: np.ndarray, mask: np.ndarray | None, fraction: float, generator: np.random.Generator
 ) -> Pair:
-    """Cuts a share of each side away, at a drawn place that keeps some of the forged pixels."""
+    """Cuts a fraction of each side away; the window is random and keeps some forged pixels."""
     height, width = image.shape[:2]
-    inner = tuple(max(1, round(side * (1 - share))) for side in (height, width))
+    inner = tuple(max(1, round(side * (1 - fraction))) for side in (height, width))
     room = (height - inner[0], width - inner[1])
     forged = None if mask is None else mask >= 0.5
     total = 0 if forged is None else int(forged.sum())
     for _ in range(_WINDOW_TRIALS):
         top, left = (int(generator.integers(space + 1)) for space in room)
         inside = (slice(top, top + inner[0]), slice(left, left + inner[1]))
-        if forged is None or not total or forged[inside].sum() >= KEPT_SHARE * total:
+        if forged is None or not total or forged[inside].sum() >= _KEPT * total:
             break
     else:
         assert forged is not None  # Else the first draw is taken.
@@ -187,7 +187,10 @@ def fit_into(image: np.ndarray, mask: np.ndarray | None, longest: int) -> Pair:
 
 
 def sharpen(image: np.ndarray, amount: float) -> np.ndarray:
-    """Unsharp mask of radius 1, as services apply after they shrink."""
+    """Unsharp mask of radius 1, as services apply after they shrink.
+
+    It rounds halves otherwise than `loupe.synthesis.processing.sharpen`; published curves use it.
+    """
     soft = blur(image, 1.0).astype(np.float32)
     return np.clip(np.rint(image + amount * (image - soft)), 0, 255).astype(np.uint8)
 
@@ -208,7 +211,7 @@ def _screenshot(image: np.ndarray, mask: np.ndarray | None, draw: np.random.Gene
     return change_gamma(image, float(draw.uniform(0.9, 1.1))), mask
 
 
-# What a level of the axis "sharing" does, one after the other.
+# The levels of the axis "sharing": steps, applied in order.
 CHAINS: dict[str, tuple[Callable[..., Pair], ...]] = {
     "messenger": (_messenger,),
     "feed": (_feed,),
@@ -219,10 +222,10 @@ CHAINS: dict[str, tuple[Callable[..., Pair], ...]] = {
 }
 
 
-def share(
+def apply_chain(
     image: np.ndarray, mask: np.ndarray | None, chain: Level, generator: np.random.Generator
 ) -> Pair:
-    """Applies a chain of CHAINS. Services change: this imitates their kind, none of them."""
+    """Applies a chain of CHAINS. The steps imitate typical services, not a particular one."""
     for link in CHAINS[str(chain)]:
         image, mask = link(image, mask, generator)
     return image, mask
@@ -277,9 +280,9 @@ DEGRADATIONS: dict[str, Degradation] = {
         True,
     ),
     "crop": Degradation(
-        (0.05, 0.1, 0.2, 0.3, 0.5), "share of each side cut off", crop_window, True
+        (0.05, 0.1, 0.2, 0.3, 0.5), "fraction of each side cut off", crop_window, True
     ),
-    "sharing": Degradation(tuple(CHAINS), "chain", share, True),
+    "sharing": Degradation(tuple(CHAINS), "chain", apply_chain, True),
     "benco_blur": Degradation((0, *_BENCO), "kernel size", photometric(benco_blur)),
     "benco_noise": Degradation(_BENCO, "variance of the noise", photometric(benco_noise)),
     "benco_jpeg": Degradation((100, 90, 80, 70, 60, 50), "JPEG quality", photometric(benco_jpeg)),
@@ -299,14 +302,14 @@ def degrade(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool, or float in [0, 1] that is forged from 0.5; None = not known.
+        mask: (H, W) bool, or float in [0, 1], forged from 0.5; None = not known.
         axis: one of DEGRADATIONS.
-        level: a level of that axis, or any other value that it can apply.
+        level: a level of that axis, or another value of the same kind.
         seed: of all draws.
-        image_id: draws differ from image to image, and are the same whatever came before.
+        image_id: seeds the draws as well, so that they do not depend on the order of the images.
 
     Returns:
-        New image, and the mask (of the same kind, bool after a resize), at the new size.
+        The new image and its mask (of the same type; bool after a resize).
 
     Raises:
         ValueError: there is no such axis or chain, or image and mask do not fit.

@@ -2,7 +2,7 @@
 
 Training, validation and test never share a photograph: the table below defines the splits. (The two
 motorcycles show one scene, so both are in training.) Random windows, zooms and tones make many
-hosts of each photograph. Further photographs come from a folder or a manifest; who names them keeps
+hosts of each photograph. Further photographs come from a folder or a manifest; the user must keep
 them apart from other splits.
 """
 
@@ -87,12 +87,12 @@ def load_photographs(split: str) -> tuple[np.ndarray, ...]:
 
 @lru_cache(maxsize=16)
 def gather_photographs(split: str, further: str = "") -> Photographs:
-    """Photographs of a split and further ones; the latter are read when they are needed.
+    """Photographs of a split, and further ones, which are read when they are needed.
 
     Args:
         split: one of SPLITS.
         further: a folder of images, or a manifest, of which rows with label 0 count; or the list of
-            a pool, which stands alone (`loupe.data.pool`); "" = none.
+            a pool (`loupe.data.sources.pool`), which replaces the split; "" = none.
 
     Raises:
         DatasetError: the folder or manifest is not there or has no authentic image, or an image's

@@ -9,7 +9,7 @@ perhaps with
   default);
 - `&views=1`, views of photographs as people meet them, in place of the draws that difficulty,
   uncropped and reshared steer; an even index and the next one are authentic and forged twins
-  (`loupe.data.synthetic.views`);
+  (`loupe.synthesis.views`);
 - `&classes=3`: authentic images, those generated as a whole and forged ones in turn, in place of
   authentic and forged ones (not with views);
 - `&techniques=splice+splice+copy-move`, those to take in turn, instead of all but `clone`;
