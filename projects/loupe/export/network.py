@@ -6,6 +6,7 @@ B images, H W pixels of the canvas, h w patches.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class ExportedLoupe(nn.Module):
         Returns:
             Probability (B,), not calibrated; forgery map (B, H, W); patch map (B, h, w).
         """
-        model = self.model
+        model: Any = self.model
         features = model.backbone((images - model.pixel_mean) / model.pixel_std, None)
         classification = model.classifier(**features, patch_valid=None)
         probability = classification.image_logits.float().sigmoid()

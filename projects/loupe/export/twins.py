@@ -147,6 +147,17 @@ class ShiftSearch(nn.Module):
         size: (H, W).
     """
 
+    row_cos: Tensor
+    row_sin: Tensor
+    column_cos: Tensor
+    column_sin: Tensor
+    passed: Tensor
+    back_row_cos: Tensor
+    back_row_sin: Tensor
+    back_column_cos: Tensor
+    back_column_sin: Tensor
+    kept: Tensor
+
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
         height, width = self.size = size

@@ -105,11 +105,11 @@ class Share(NamedTuple):
 
     Attributes:
         rank: Of the process, from 0.
-        count: Of processes.
+        total: Of processes.
     """
 
     rank: int
-    count: int
+    total: int
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Share | None:
@@ -118,13 +118,13 @@ class Share(NamedTuple):
         return cls(int(environment["RANK"]), count) if count > 1 else None
 
     def names(self, names: Mapping[str, str]) -> dict[str, str]:
-        """Every `count`-th file, from `rank` on."""
-        return dict(list(names.items())[self.rank :: self.count])
+        """Every `total`-th file, from `rank` on."""
+        return dict(list(names.items())[self.rank :: self.total])
 
     def folder(self, output: Path, rank: int | None = None) -> Path:
         """Where a process writes."""
         number = self.rank if rank is None else rank
-        return output / f"part-{number:04d}-of-{self.count:04d}"
+        return output / f"part-{number:04d}-of-{self.total:04d}"
 
     @contextmanager
     def together(self, output: Path, names: Mapping[str, str]) -> Iterator[None]:
@@ -141,7 +141,7 @@ class Share(NamedTuple):
             distributed.barrier()
             if self.rank == 0:
                 join_tables(
-                    [self.folder(output, rank) for rank in range(self.count)], output, names
+                    [self.folder(output, rank) for rank in range(self.total)], output, names
                 )
         finally:
             distributed.destroy_process_group()
