@@ -61,7 +61,10 @@ def main(words: list[str] | None = None) -> None:
         truth = claims_of(image, mask, verdict, technique if forged else "")
         told = ", ".join(word for word in truth if word)
         size = (arguments.width, arguments.width)
-        shown = [np.asarray(Image.fromarray(one).resize(size)) for one in (image, 255 * mask)]
+        shown = [
+            np.asarray(Image.fromarray(one).resize(size))
+            for one in (image, 255 * mask.astype(np.uint8))
+        ]
         forgery_map = Image.fromarray(prediction.forgery_map).resize(size)
         row = panel(shown[0], shown[1] > 127, np.asarray(forgery_map), prediction.score)
         lines = [text.text, *text.warnings, f"Truth: {told}"]
