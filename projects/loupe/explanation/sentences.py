@@ -46,18 +46,16 @@ ENGLISH: dict[str, str] = {
     "noise/less": "Region {region} has less noise than the rest ({inside:.1f} against "
     "{outside:.1f} grey levels){rank}.",
     "grid/none": "No grid of JPEG blocks is found outside of region {region}.",
-    "grid/same": "Region {region} follows the image's grid of JPEG blocks, from {outside} "
-    "on{rank}.",
+    "grid/same": "Region {region} follows the image's grid of JPEG blocks, from {outside} on.",
     "grid/other": "Region {region} has JPEG blocks from {inside} on, the rest from {outside} "
     "on{rank}.",
-    "steps/same": "Region {region} fits the quantisation steps of the image's JPEG{rank}.",
+    "steps/same": "Region {region} fits the quantisation steps of the image's JPEG.",
     "steps/other": "Region {region} fits the quantisation steps of the image's JPEG worse than "
     "the rest, by {amount:.1f} standard deviations{rank}.",
     "steps/none": "No quantisation steps of a JPEG are found.",
     "copy/some": "The place most like region {region} lies {x:+d} pixels to the right and {y:+d} "
     "down{mirrored} (correlation {correlation:.2f}){rank}.",
-    "copy/none": "No other place resembles region {region} (best correlation "
-    "{correlation:.2f}){rank}.",
+    "copy/none": "No other place resembles region {region} (best correlation {correlation:.2f}).",
     "unmeasured": "Region {region}: {name} cannot be measured there.",
     "file/match": "The file says that it was stored with JPEG steps of {steps} and so on.",
     "rank": ", which differs more than {percentile:.0f}% of regions of authentic photographs",
