@@ -12,6 +12,8 @@ VENV_OPTIONS ?=
 TORCH_VERSION ?= 2.12.0
 TORCHVISION_VERSION ?= 0.27.0
 PYTEST_OPTIONS ?=
+# Processes of `make test`; 0 = all tests in one.
+PYTEST_WORKERS ?= 2
 DEMO_OPTIONS ?=
 BENCH_OPTIONS ?=
 
@@ -47,7 +49,7 @@ demo: install ## train, evaluate, adapt and draw on synthetic forgeries, on the 
 	$(RUN) tools/demo.py $(DEMO_OPTIONS)
 
 test: install ## run the tests
-	$(RUN) -m pytest -q $(PYTEST_OPTIONS) tests
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_OPTIONS) tests
 
 test-gpu: install ## run the tests that need a CUDA device
 	$(RUN) -m pytest -q -m gpu $(PYTEST_OPTIONS) tests

