@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+# Before anything imports Python's own distutils: setuptools, which PyTorch's environment report
+# imports late, refuses to come after it.
+import setuptools  # noqa: F401
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model

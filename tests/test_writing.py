@@ -109,9 +109,9 @@ HOLD = """
 import os, sys, time
 from loupe.writing import locked_folder
 with locked_folder(sys.argv[1], "--output"):
-    worker = os.fork()
-    if worker:
-        print(worker, flush=True)
+    # The worker speaks: by then it has let go of the lock that it was born with.
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
     time.sleep(60)
 """
 
