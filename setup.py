@@ -64,6 +64,7 @@ SERVE = [
 # What a report reads of files beside their pixels.
 REPORT = ["exifread>=3.0,<4", "c2pa-python>=0.38,<0.40"]
 EXPORT = ["onnx>=1.17,<2", "onnxscript>=0.5,<1", "onnxruntime>=1.20,<2"]
+RAY = ["ray[data]>=2.40,<3"]
 TEST = [
     *SYNTHETIC,
     *REPORT,
@@ -252,6 +253,7 @@ setup(
         "expert": EXPERT,
         "serve": SERVE,
         "export": EXPORT,
+        "ray": RAY,
         "test": TEST,
         "dev": [*TEST, "ruff>=0.17.5,<0.18", "mypy>=2.4,<2.5", "ninja>=1.11"],
         "explain": EXPLAIN,

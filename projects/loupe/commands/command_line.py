@@ -40,6 +40,7 @@ _REMEDIES = {
         "pip install 'loupe[serve]'",
     ),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "pip install 'loupe[export]'"),
+    "ray": "pip install 'loupe[ray]'",
 }
 
 

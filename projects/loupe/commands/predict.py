@@ -46,7 +46,7 @@ from loupe.commands.command_line import (
     run_command,
 )
 
-ENGINES = ("pytorch", "onnxruntime")
+ENGINES = ("pytorch", "onnxruntime", "ray")
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: CUDA if there is one")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what runs the model")
     parser.add_argument("--graph", type=Path, help="of loupe export, for onnxruntime")
+    parser.add_argument("--cluster", help="address of a Ray cluster; default: this machine")
     add_config_options(parser, DEFAULT_CONFIG)
 
 
@@ -104,6 +105,8 @@ def inputs_of(arguments: argparse.Namespace) -> list[str]:
         raise UsageError("there is no place for results; give --output DIR or --json")
     if (arguments.engine == "onnxruntime") != (arguments.graph is not None):
         raise UsageError("--engine onnxruntime and --graph FILE go together; give both")
+    if arguments.output is None and arguments.engine == "ray":
+        raise UsageError("--engine ray writes tables into a folder; give --output DIR")
     if arguments.output is None and arguments.resume:
         raise UsageError("--resume goes on in a folder; give --output DIR")
     return inputs
@@ -123,6 +126,10 @@ def run(arguments: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory() as folder:
             arguments.no_maps = True
             return predict(arguments, make_predictor(arguments, cfg), names, Path(folder))
+    if arguments.engine == "ray":
+        from loupe.inference.cluster import predict_on_ray
+
+        return predict_on_ray(arguments, cfg, names)
     share = Share.of_environment()
     output = Path(arguments.output)
     own = names if share is None else share.names(names)
