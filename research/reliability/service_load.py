@@ -65,7 +65,7 @@ def photographs(count: int, smallest: float, largest: float, seed: int) -> list[
 
 
 def bad_files() -> list[bytes]:
-    """Text, nothing, bombs. (A torn JPEG is no bad file: it is read, and its warning says so.)"""
+    """Text, nothing, bombs; a torn JPEG is no bad file: it is read, and its warning says so."""
     return [b"this is text", b"", *(BOMBS[name]() for name in SENT_BOMBS)]
 
 
