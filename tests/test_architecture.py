@@ -54,7 +54,7 @@ MAY_IMPORT = {
         *("structures", "config", "model_zoo", "explanation", "inference", "data.images"),
     },
     "report": {"structures", "explanation", "inference", "data.images"},
-    "export": {"modeling"},
+    "export": {"ops", "modeling"},
     "trainer": {
         *("structures", "config", "solver", "checkpoint", "modeling", "adaptation", "evaluation"),
         *("data.sources", "data.images", "data.training", "data.explanations"),

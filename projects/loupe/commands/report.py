@@ -15,7 +15,6 @@ Exit status: 0 = all images reported, 1 = some were not readable (the report say
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,23 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def model_of(predictor: LoupePredictor) -> Model:
     """What the report says of the model."""
     import loupe
-    from loupe.model_zoo import is_shipped, shipped_file
+    from loupe.model_zoo import digest_of
     from loupe.report.writer import Model
 
     cfg, rule = predictor.cfg, predictor.rule
     name = cfg.MODEL.WEIGHTS
-    path = shipped_file(name) if is_shipped(name) else Path(name)
     settings = {
         "INPUT.SIZE": cfg.INPUT.SIZE,
         "INPUT.RESIZE": cfg.INPUT.RESIZE,
         "TEST.TILES": f"{predictor.tiles.side} px" if predictor.tiles.enabled else "off",
         "MODEL.DEVICE": cfg.MODEL.DEVICE,
     }
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     statement = "" if rule is None else rule.statement
     if rule is not None and rule.tiles is not None:
         statement = f"{statement}. {rule.tiles.statement}"
-    return Model(Path(name).name, digest, loupe.__version__, statement, settings)
+    return Model(Path(name).name, digest_of(name), loupe.__version__, statement, settings)
 
 
 def run(arguments: argparse.Namespace) -> int:

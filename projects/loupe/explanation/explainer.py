@@ -27,6 +27,7 @@ from loupe.explanation.guidance import guided
 from loupe.explanation.prompts import TEMPLATES, fill, question_of
 from loupe.explanation.region_features import binary_mask, masked_image
 from loupe.modeling.canvas import stack_padded
+from loupe.modeling.image_model import ImageModel
 
 Item = dict[str, Any]
 
@@ -44,7 +45,7 @@ class Written(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class Explainer(nn.Module):
+class Explainer(ImageModel):
     """Says in words what was forged, where, and what betrays it.
 
     Args:
@@ -66,8 +67,6 @@ class Explainer(nn.Module):
     """
 
     vlm: Any
-    pixel_mean: Tensor
-    pixel_std: Tensor
     saved_settings: Tensor
 
     @configurable
@@ -90,7 +89,7 @@ class Explainer(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         self.vlm, self.tokenizer, self.guide = vlm, tokenizer, guide
         self.template = TEMPLATES[template]
         self.image_id, self.image_tokens = image_id, image_tokens
@@ -98,8 +97,6 @@ class Explainer(nn.Module):
         self.background, self.mask_source = background, mask_source
         self.tell_region = tell_region
         self.max_new_tokens, self.patch_size = max_new_tokens, patch_size
-        self.register_buffer("pixel_mean", torch.tensor(list(pixel_mean)).view(3, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(list(pixel_std)).view(3, 1, 1), False)
         self.register_buffer("saved_settings", as_tensor(settings))
         kept = set(trained)
         for name, parameter in self.named_parameters():
@@ -111,11 +108,6 @@ class Explainer(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """The arguments that a configuration describes."""
         return explainer_arguments(cfg)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the model."""
-        return self.pixel_mean.device
 
     def train(self, mode: bool = True) -> Explainer:
         """Sets training mode; the detector stays in evaluation mode, as the frozen tower does."""
@@ -203,7 +195,7 @@ class Explainer(nn.Module):
             features = torch.stack([item["features"] for item in items])
             return features.to(self.device, torch.float32)
         images = stack_padded([item["image"].to(self.device) for item in items], self.patch_size)
-        images = (images.float() - self.pixel_mean) / self.pixel_std
+        images = self.normalise(images)
         shown = torch.zeros_like(images[:, :1])
         region = torch.zeros_like(shown)
         for index, item in enumerate(items):

@@ -28,6 +28,11 @@ from torch.nn import functional as F
 from loupe.modeling.deformable_attention import DeformableAttention
 from loupe.modeling.forensic import copies
 from loupe.modeling.forensic.copies import CopyBranch
+from loupe.ops.reference import (
+    attention_weights,
+    ms_deform_attn_reference,
+    sampling_locations,
+)
 
 # Squares of the autocorrelation of which the highest peak counts; see copies.py.
 _SQUARE = 4
@@ -61,20 +66,10 @@ class PlainDeformableAttention(nn.Module):
         value = self.value_proj(value).unflatten(2, (self.num_heads, channels))
         points = (self.num_heads, self.num_levels, self.num_points, 2)
         offsets = self.sampling_offsets(query).unflatten(2, points)
-        weights = self.attention_weights(query).unflatten(2, (self.num_heads, -1)).softmax(-1)
-        sizes = offsets.new_tensor([[width, height] for height, width in shapes])
-        locations = reference[:, :, None, :, None, :] + offsets / sizes[:, None, :]
-        maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B*M, D, S)
-        grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B*M, Q, L, P, 2)
-        samples, start = [], 0
-        for level, (height, width) in enumerate(shapes):
-            level_map = maps[:, :, start : start + height * width].unflatten(2, (height, width))
-            grid = grids[:, :, level]
-            samples.append(F.grid_sample(level_map, grid, align_corners=False))
-            start += height * width
-        mixing = weights.transpose(1, 2).flatten(0, 1)[:, None]  # (B*M, 1, Q, L*P)
-        summed = (torch.cat(samples, dim=-1) * mixing).sum(-1)  # (B*M, D, Q)
-        return self.output_proj(summed.unflatten(0, (-1, self.num_heads)).flatten(1, 2).mT)
+        logits = self.attention_weights(query).unflatten(2, (self.num_heads, -1))
+        locations = sampling_locations(reference, offsets, shapes)
+        weights = attention_weights(logits, self.num_levels)
+        return self.output_proj(ms_deform_attn_reference(value, shapes, locations, weights))
 
 
 class WholeBatchCopies(nn.Module):

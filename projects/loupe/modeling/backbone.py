@@ -10,8 +10,6 @@ from typing import Any
 
 import timm
 import torch
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +17,7 @@ from loupe.checkpoint import encoder_weights, load_into
 from loupe.modeling.canvas import valid_patches
 from loupe.modeling.forensic.patch_embedding import STEMS as FORENSIC_STEMS
 from loupe.modeling.forensic.patch_embedding import ForensicPatchEmbedding
+from loupe.modeling.patch_backbone import PatchBackbone
 from loupe.modeling.rotary_attention import use_rotary_attention
 
 FAMILIES = ("vit_pe_core_", "vit_pe_spatial_")
@@ -27,7 +26,7 @@ VIT = "backbone.vit."
 STEMS = ("patch", *FORENSIC_STEMS)
 
 
-class PerceptionEncoder(Backbone):
+class PerceptionEncoder(PatchBackbone):
     """A timm Perception Encoder that returns its patches and its pooled feature in one pass.
 
     Args:
@@ -104,15 +103,6 @@ class PerceptionEncoder(Backbone):
                 if isinstance(layer, nn.Linear):
                     layer.to(torch.bfloat16)
 
-    @property
-    def size_divisibility(self) -> int:
-        """Image sides must be multiples of this (pixels)."""
-        return self.patch_size
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Shape of the patch features."""
-        return {"patches": ShapeSpec(channels=self.embed_dim, stride=self.patch_size)}
-
     def forward(self, images: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         """Encodes normalised images.
 
@@ -125,12 +115,8 @@ class PerceptionEncoder(Backbone):
             `patches` (B, C, h, w) after the last norm, and `pooled` (B, C): the attention pool of
             core models, the mean of the valid patches for spatial ones, which have no pool.
         """
+        self.require_whole_patches(images)
         height, width = images.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"image of {height} x {width} px: both sides must be multiples of the patch size "
-                f"{self.patch_size}; set INPUT.SIZE to such a multiple"
-            )
         patch_valid = None if valid is None else valid_patches(valid, self.patch_size)
         mask = self._token_mask(patch_valid)
         h, w = height // self.patch_size, width // self.patch_size

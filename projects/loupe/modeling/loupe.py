@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
-from torch import Tensor, nn
+from torch import Tensor
 
 from loupe.modeling.building import model_arguments
 from loupe.modeling.canvas import NetworkInput, fitted, network_input, stack_padded
@@ -26,6 +25,7 @@ from loupe.modeling.classification_criterion import ClassificationCriterion
 from loupe.modeling.classifier import PatchAwareClassifier
 from loupe.modeling.condition import training_condition
 from loupe.modeling.draws import image_generators
+from loupe.modeling.image_model import ImageModel, beside_errors
 from loupe.modeling.mask_criterion import MaskCriterion
 from loupe.modeling.postprocessing import network_map, paste_map, shift_odds, turn_map
 from loupe.modeling.segmenter import Segmenter
@@ -59,7 +59,7 @@ class ClassifiedBatch(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class Loupe(nn.Module):
+class Loupe(ImageModel):
     """Was the image forged, and where?
 
     Args:
@@ -100,7 +100,7 @@ class Loupe(nn.Module):
         size: int,
         resize: str,
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         self.size, self.resize = size, resize
         self.backbone = backbone
         self.classifier = classifier
@@ -110,15 +110,7 @@ class Loupe(nn.Module):
         self.condition_jitter, self.predicted_condition = condition_jitter, predicted_condition
         self.patch_share = patch_share
         self.mask_from, self.mask_from_probability = mask_from, mask_from_probability
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
-        unknown = set(frozen) - set(PARTS)
-        if unknown:
-            raise ValueError(f"MODEL.FREEZE names {sorted(unknown)}; the parts are {PARTS}")
-        self.frozen = tuple(frozen)
-        for part in self._frozen_parts():
-            part.requires_grad_(False)
-        self.train(self.training)
+        self.freeze(frozen, PARTS)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -126,24 +118,9 @@ class Loupe(nn.Module):
         return model_arguments(cfg)
 
     @property
-    def device(self) -> torch.device:
-        """The device of the model."""
-        return self.pixel_mean.device
-
-    @property
     def patch_size(self) -> int:
         """Side of a patch in pixels."""
         return self.backbone.size_divisibility
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        return [getattr(self, name) for name in self.frozen if getattr(self, name) is not None]
-
-    def train(self, mode: bool = True) -> Loupe:
-        """Sets training mode, except for frozen parts, which always stay in evaluation mode."""
-        super().train(mode)
-        for part in self._frozen_parts():
-            part.eval()
-        return self
 
     def forward(
         self, batched_inputs: list[Item], counts: Tensor | None = None
@@ -203,18 +180,12 @@ class Loupe(nn.Module):
         images = stack_padded(
             [item["image"].to(self.device) for item in batched_inputs], self.patch_size
         )
-        images = (images.float() - self.pixel_mean) / self.pixel_std
-        return network_input(
-            images, [item["valid_size"] for item in batched_inputs], self.patch_size
-        )
+        sizes = [item["valid_size"] for item in batched_inputs]
+        return network_input(self.normalise(images), sizes, self.patch_size)
 
     def encode(self, inputs: NetworkInput) -> dict[str, Tensor]:
         """Runs the encoder, without a graph if it is frozen; features of padding are 0."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "backbone" not in self.frozen):
-            features = self.backbone(inputs.images, inputs.valid)
-            if inputs.patch_valid is not None:
-                features["patches"] = features["patches"] * inputs.patch_valid[:, None]
-        return features
+        return self.encode_canvas(inputs)
 
     def classify(self, batched_inputs: list[Item]) -> ClassifiedBatch | None:
         """Encodes and classifies the readable items: all that comes before the segmenter.
@@ -251,11 +222,8 @@ class Loupe(nn.Module):
             `image` its `error` alone.
         """
         readable = [item for item in batched_inputs if "image" in item]
-        predictions = iter(() if batch is None else self._predictions(readable, batch))
-        return [
-            next(predictions) if "image" in item else {"error": item["error"]}
-            for item in batched_inputs
-        ]
+        predictions = [] if batch is None else self._predictions(readable, batch)
+        return beside_errors(batched_inputs, predictions)
 
     def _predictions(self, items: list[Item], batch: ClassifiedBatch) -> list[Item]:
         output = self.segment(batch)

@@ -10,16 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 import timm
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
 from torch import Tensor
 from torch.nn import functional as F
 
 from loupe.checkpoint import encoder_weights, load_into
 from loupe.modeling.canvas import valid_patches
+from loupe.modeling.patch_backbone import PatchBackbone
 
 
-class PlainViT(Backbone):
+class PlainViT(PatchBackbone):
     """A vision transformer of timm that returns its patches and one feature of the whole image.
 
     Args:
@@ -62,19 +61,10 @@ class PlainViT(Backbone):
             load_into(self.vit, encoder_weights(weights, self.vit), source=weights)
 
     @property
-    def size_divisibility(self) -> int:
-        """Image sides must be multiples of this (pixels)."""
-        return self.patch_size
-
-    @property
     def pixel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and deviation of 0..255 RGB pixels that the published weights expect."""
         published = self.vit.pretrained_cfg
         return [255 * m for m in published["mean"]], [255 * s for s in published["std"]]
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Shape of the patch features."""
-        return {"patches": ShapeSpec(channels=self.embed_dim, stride=self.patch_size)}
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         """Encodes normalised images.
@@ -88,12 +78,8 @@ class PlainViT(Backbone):
             `patches` (B, C, h, w) after the last norm, and `pooled` (B, C): the attention pool
             where the model has one, else the class token, else the mean of the valid patches.
         """
+        self.require_whole_patches(images)
         height, width = images.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"image of {height} x {width} px: both sides must be multiples of the patch size "
-                f"{self.patch_size}; set INPUT.SIZE to such a multiple"
-            )
         patch_valid = None if valid is None else valid_patches(valid, self.patch_size)
         prefix, mask = self.vit.num_prefix_tokens, None
         if patch_valid is not None:

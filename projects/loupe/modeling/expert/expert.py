@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from loupe.modeling.canvas import NetworkInput, network_input, stack_padded
@@ -30,6 +30,7 @@ from loupe.modeling.expert.feature_cache import FeatureCache
 from loupe.modeling.expert.mask_prompting import MaskPrompting
 from loupe.modeling.expert.towers import PatchNeck, SamEncoder
 from loupe.modeling.expert.view import crop_view, whole_view
+from loupe.modeling.image_model import ImageModel, beside_errors
 from loupe.modeling.postprocessing import paste_map, turn_map
 from loupe.modeling.targets import at_least_one
 from loupe.structures import CLASSES, LossCounts, class_of
@@ -57,7 +58,7 @@ class ExpertInput(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class ForgeryExpert(nn.Module):
+class ForgeryExpert(ImageModel):
     """A verdict of K classes, and a map that its evidence prompts.
 
     Args:
@@ -75,9 +76,6 @@ class ForgeryExpert(nn.Module):
         pixel_mean: Mean of RGB pixels, 0..255, for the tower.
         pixel_std: Their deviation.
     """
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -97,7 +95,7 @@ class ForgeryExpert(nn.Module):
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
     ) -> None:
-        super().__init__()
+        super().__init__(pixel_mean, pixel_std)
         self.backbone = backbone
         self.evidence = evidence
         self.segmentation_encoder = segmentation_encoder
@@ -105,33 +103,13 @@ class ForgeryExpert(nn.Module):
         self.criterion = criterion
         self.classes = CLASSES if num_classes == len(CLASSES) else (CLASSES[0], CLASSES[-1])
         self.gate, self.tower_size, self.tower_view = gate, tower_size, tower_view
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), False)
-        unknown = set(frozen) - set(PARTS)
-        if unknown:
-            raise ValueError(f"MODEL.FREEZE names {sorted(unknown)}; the parts are {PARTS}")
-        self.frozen = tuple(frozen)
         self.feature_cache = FeatureCache(feature_cache) if feature_cache else None
-        for name in self.frozen:
-            getattr(self, name).requires_grad_(False)
-        self.train(self.training)
+        self.freeze(frozen, PARTS)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """The arguments that a configuration describes."""
         return expert_arguments(cfg)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the model."""
-        return self.pixel_mean.device
-
-    def train(self, mode: bool = True) -> ForgeryExpert:
-        """Sets training mode, except for frozen parts, which always stay in evaluation mode."""
-        super().train(mode)
-        for name in self.frozen:
-            getattr(self, name).eval()
-        return self
 
     def forward(
         self, batched_inputs: list[Item], counts: Tensor | None = None
@@ -158,7 +136,7 @@ class ForgeryExpert(nn.Module):
             [item["image"].to(self.device) for item in batched_inputs], multiple
         ).float()
         valid_sizes = [tuple(item["valid_size"]) for item in batched_inputs]
-        canvas = network_input(self._normalised(pixels), valid_sizes, multiple)
+        canvas = network_input(self.normalise(pixels), valid_sizes, multiple)
         if not self.tower_size:
             return ExpertInput(pixels, canvas, canvas, valid_sizes)
         if self.tower_view == "crop":
@@ -166,19 +144,12 @@ class ForgeryExpert(nn.Module):
         else:
             view, sizes = whole_view(pixels, valid_sizes, self.tower_size)
         sizes = sizes or [(self.tower_size, self.tower_size)] * len(view)
-        tower = network_input(self._normalised(view), sizes, patch)
+        tower = network_input(self.normalise(view), sizes, patch)
         return ExpertInput(pixels, canvas, tower, valid_sizes)
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        return (pixels - self.pixel_mean) / self.pixel_std
 
     def encode(self, inputs: ExpertInput) -> dict[str, Tensor]:
         """Runs the tower, without a graph if it is frozen; features of padding are 0."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and "backbone" not in self.frozen):
-            features = self.backbone(inputs.tower.images, inputs.tower.valid)
-            if inputs.tower.patch_valid is not None:
-                features["patches"] = features["patches"] * inputs.tower.patch_valid[:, None]
-        return features
+        return self.encode_canvas(inputs.tower)
 
     def classify(self, inputs: ExpertInput, features: dict[str, Tensor]) -> Evidence:
         """Class logits and prompts."""
@@ -275,11 +246,7 @@ class ForgeryExpert(nn.Module):
             without `image` its `error` alone.
         """
         readable = [item for item in batched_inputs if "image" in item]
-        predictions = iter(self._predictions(readable) if readable else ())
-        return [
-            next(predictions) if "image" in item else {"error": item["error"]}
-            for item in batched_inputs
-        ]
+        return beside_errors(batched_inputs, self._predictions(readable) if readable else [])
 
     def _predictions(self, items: list[Item]) -> list[Item]:
         inputs = self.preprocess(items)

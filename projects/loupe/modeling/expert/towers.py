@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import Backbone
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loupe.checkpoint import clip_weights, load_into, sam_weights
 from loupe.modeling.canvas import valid_patches
+from loupe.modeling.patch_backbone import PatchBackbone
 
 # Published sizes; any other is a folder with a `config.json` of transformers.
 CLIP_SIZES: dict[str, dict[str, int]] = {
@@ -52,7 +51,7 @@ HUB = {
 SAM_MEAN, SAM_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-class ClipTower(Backbone):
+class ClipTower(PatchBackbone):
     """CLIP's vision tower: patches and class token of the last layer, without its last norm.
 
     Args:
@@ -70,15 +69,6 @@ class ClipTower(Backbone):
         self.patch_size: int = config.patch_size
         self.embed_dim: int = config.hidden_size
         self.grid_size: tuple[int, int] = (config.image_size // config.patch_size,) * 2
-
-    @property
-    def size_divisibility(self) -> int:
-        """Image sides must be multiples of this (pixels)."""
-        return self.patch_size
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        """Shape of the patch features."""
-        return {"patches": ShapeSpec(channels=self.embed_dim, stride=self.patch_size)}
 
     def forward(self, images: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
         """Encodes normalised images.
