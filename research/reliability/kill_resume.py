@@ -295,6 +295,8 @@ def left_behind(output: Path) -> dict[str, Any]:
     checkpoints = {path.name: read_torch(path) for path in sorted(output.glob("model_*.pth"))}
     runs = [content for content in checkpoints.values() if "trainer" in content]
     rows = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
+    # TensorBoard reads a run's event files by name, which is not the order of their steps where
+    # two began in the same second.
     events = EventAccumulator(str(output), size_guidance={"scalars": 0, "images": 0}).Reload()
     return {
         "files": sorted(path.name for path in output.glob("*model*")),
@@ -305,15 +307,18 @@ def left_behind(output: Path) -> dict[str, Any]:
         "best": json.loads((output / "model_best.json").read_text()),
         "rows": [{k: v for k, v in row.items() if k not in CLOCK} for row in rows],
         "curves": {
-            tag: [(event.step, event.value) for event in events.Scalars(tag)]
+            tag: sorted((event.step, event.value) for event in events.Scalars(tag))
             for tag in events.Tags()["scalars"]
             if tag not in CLOCK
         },
         "pictures": {
-            tag: [(event.step, event.encoded_image_string) for event in events.Images(tag)]
+            tag: sorted((event.step, event.encoded_image_string) for event in events.Images(tag))
             for tag in events.Tags()["images"]
         },
-        "results": [path.read_text() for path in sorted(output.glob("inference/*.json"))],
+        "results": [
+            path.read_text().replace(str(output.parent), "")
+            for path in sorted(output.glob("inference/*.json"))
+        ],
     }
 
 

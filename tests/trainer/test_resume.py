@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -14,12 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from loupe.checkpoint import read_torch
 from loupe.trainer import LoupeTrainer
 from loupe.trainer.signals import StopRequest
-from loupe.trainer.writers import CLOCK
+from research.reliability.kill_resume import left_behind
 from tests.trainer.toy import toy_config
 
 # Evaluations after 3, 6 and 9 of 10 steps, checkpoints after every second: both after 6.
@@ -44,31 +42,6 @@ def start(folder: Path, *options: Any, resume: bool = False) -> LoupeTrainer:
     return trainer
 
 
-def left(folder: Path) -> dict[str, Any]:
-    """Everything in the folder of a run that must not depend on when it was stopped."""
-    output = folder / "output"
-    rows = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
-    events = EventAccumulator(str(output), size_guidance={"scalars": 0, "images": 0}).Reload()
-    return {
-        "files": sorted(path.name for path in output.glob("*model*")),
-        "weights": {
-            path.name: {name: value.tolist() for name, value in read_torch(path)["model"].items()}
-            for path in output.glob("model_*.pth")
-        },
-        "best": json.loads((output / "model_best.json").read_text()),
-        "rows": [{k: v for k, v in row.items() if k not in CLOCK} for row in rows],
-        "curves": {
-            tag: [(event.step, event.value) for event in events.Scalars(tag)]
-            for tag in events.Tags()["scalars"]
-            if tag not in CLOCK
-        },
-        "pictures": {
-            tag: [(event.step, event.encoded_image_string) for event in events.Images(tag)]
-            for tag in events.Tags()["images"]
-        },
-    }
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     from tests.trainer.toy import write_dataset
@@ -77,7 +50,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_dataset(folder)
     (folder / "output").mkdir()
     start(folder).train()
-    return left(folder)
+    return left_behind(folder / "output")
 
 
 class Killed(BaseException):
@@ -125,7 +98,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(folder, undisturbed, monkeypatc
     trainer = start(folder)
     killed_at(trainer, monkeypatch, where, step)
     start(folder, resume=True).train()
-    found = left(folder)
+    found = left_behind(folder / "output")
     for part, expected in undisturbed.items():
         assert found[part] == expected, part
 
@@ -176,7 +149,7 @@ def test_a_signal_saves_and_ends_the_run_with_the_usual_status(
     rest = start(folder, resume=True)
     assert rest.start_iter == min(step + 1, 10)
     rest.train()
-    found = left(folder)
+    found = left_behind(folder / "output")
     for part, expected in undisturbed.items():
         assert found[part] == expected, part
 
