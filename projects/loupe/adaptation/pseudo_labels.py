@@ -70,7 +70,8 @@ def disagreement_with_patch_maps(
     maps = torch.einsum("bq,bqhw->bhw", forged, output.mask_logits.float().sigmoid()).clamp(0, 1)
     targets = patch_maps(batch.classification, temperature)
     targets = targets * (batch.classification.image_logits > 0)[:, None, None]
-    maps = F.adaptive_avg_pool2d(maps[:, None], targets.shape[1:])[:, 0]
+    h, w = targets.shape[1:]
+    maps = F.adaptive_avg_pool2d(maps[:, None], (h, w))[:, 0]
     return disagreement(maps, targets, batch.inputs.patch_valid)
 
 

@@ -176,7 +176,10 @@ def _noting_disagreement(
     adaptation: TestTimeAdaptation, classified: ClassifiedBatch | None
 ) -> Iterator[None]:
     """Measures the masks of the prediction as they are made: a second pass would cost its time."""
-    hook = adaptation.model.segmenter.register_forward_hook(
+    if classified is None:  # No image is readable: the segmenter does not run.
+        yield
+        return
+    hook = adaptation.segmenter.register_forward_hook(
         lambda module, inputs, outputs: adaptation.note_prediction(outputs[-1], classified)
     )
     try:

@@ -59,16 +59,16 @@ class TestTimeAdaptation:
     def __init__(
         self, model: Loupe, settings: AdaptationSettings | None = None, **changes: Any
     ) -> None:
-        if model.segmenter is None:
+        if model.segmenter is None or model.mask_criterion is None:
             raise ValueError("nothing to adapt: MODEL.SEGMENTER.ENABLED is False")
         if "segmenter" in model.frozen:
             raise ValueError("nothing to adapt: MODEL.FREEZE names the segmenter; leave it out")
-        self.model = model
+        self.model, self.segmenter, self.criterion = model, model.segmenter, model.mask_criterion
         self.settings = dataclasses.replace(settings or AdaptationSettings(), **changes)
-        state = model.segmenter.state_dict()
+        state = self.segmenter.state_dict()
         self._source = {name: value.clone() for name, value in state.items()}
-        self.parameters = chosen_parameters(model.segmenter, self.settings.parameters)
-        self._graph = graph_parameters(model.segmenter, self.settings.parameters)
+        self.parameters = chosen_parameters(self.segmenter, self.settings.parameters)
+        self._graph = graph_parameters(self.segmenter, self.settings.parameters)
         self.summary = AdaptationSummary()
         self.left_out: dict[str, str] = {}
         self.predict = guarded(model)
@@ -86,12 +86,12 @@ class TestTimeAdaptation:
 
     def reset(self) -> None:
         """Restores the source weights and forgets the steps; the summary stays."""
-        self.model.segmenter.load_state_dict(self._source)
+        self.segmenter.load_state_dict(self._source)
         self._start()
 
     def _start(self) -> None:
         self._attempts = 0
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for p in self.parameters if p.dim() > 1]},
             {"params": [p for p in self.parameters if p.dim() <= 1], "weight_decay": 0.0},
         ]
@@ -113,9 +113,8 @@ class TestTimeAdaptation:
         Returns:
             The loss before the step; 0 where no process has an image.
         """
-        segmenter = self.model.segmenter
         while True:
-            segmenter.zero_grad(set_to_none=True)
+            self.segmenter.zero_grad(set_to_none=True)
             targets = [self._targets(batch) for batch in batches]
             counts = self._counts(targets)
             if not counts.images:
@@ -132,7 +131,7 @@ class TestTimeAdaptation:
         self._attempts += 1
         norm = nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
         if not (math.isfinite(loss) and torch.isfinite(norm)):
-            segmenter.zero_grad(set_to_none=True)
+            self.segmenter.zero_grad(set_to_none=True)
             self.summary.skipped_not_finite += 1
             return loss
         for group in self.optimizer.param_groups:
@@ -154,7 +153,7 @@ class TestTimeAdaptation:
             batches to try instead: its images one by one, or without its only image.
         """
         loss, disagreements = 0.0, []
-        with torch.enable_grad(), gradients_for(self.model.segmenter, self._graph):
+        with torch.enable_grad(), gradients_for(self.segmenter, self._graph):
             for number, (batch, target) in enumerate(zip(batches, targets, strict=True)):
                 try:
                     more, found = self._backward(batch, target, counts)
@@ -179,17 +178,15 @@ class TestTimeAdaptation:
         self, batch: ClassifiedBatch, targets: Targets, counts: LossCounts
     ) -> tuple[float, list[float]]:
         """Adds the gradient of one micro-batch; returns its loss and its disagreements."""
-        outputs = self.model.segmenter(
+        outputs = self.segmenter(
             batch.features["patches"], targets.labels, batch.inputs.patch_valid
         )
         disagreements = self._disagreements(outputs[-1], batch)
         if self.settings.image_weight == "agreement":
             _scale_gradients(outputs, 1 - disagreements)
         generators = [self._generator(image_id) for image_id in batch.image_ids]
-        losses = self.model.mask_criterion(
-            outputs, targets, counts, batch.inputs.extents, generators
-        )
-        loss = sum(losses.values())
+        losses = self.criterion(outputs, targets, counts, batch.inputs.extents, generators)
+        loss = functools.reduce(torch.add, losses.values())
         loss.backward()
         return float(loss.detach()), disagreements.tolist()
 
@@ -202,11 +199,11 @@ class TestTimeAdaptation:
         return torch.Generator(self.model.device).manual_seed(seed)
 
     def _counts(self, targets: list[Targets]) -> LossCounts:
-        images = sum(len(target.labels) for target in targets)
-        masks = sum(len(mask) for target in targets for mask in target.masks)
-        images, masks = self._total([images, masks])
-        queries = self.model.segmenter.num_queries * images
-        weight = self.model.mask_criterion.class_weights(queries, masks)
+        labels = sum(len(target.labels) for target in targets)
+        regions = sum(len(mask) for target in targets for mask in target.masks)
+        images, masks = self._total([labels, regions])
+        queries = self.segmenter.num_queries * images
+        weight = self.criterion.class_weights(queries, masks)
         return LossCounts(images, 1.0, max(masks, 1.0), weight)
 
     def _total(self, values: list[float]) -> list[float]:

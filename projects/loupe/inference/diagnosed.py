@@ -34,9 +34,10 @@ def told(
 def predictions_of(model: Loupe, batch: list[dict[str, Any]]) -> list[ConditionedPrediction]:
     """What the model predicts for readable images, also if it is told the condition."""
     perception = model.classify(batch)
+    assert perception is not None, "the batch has a readable image"
     own = model.predict(batch, perception)
     conditional = model.segmenter is not None and model.segmenter.condition_embeddings is not None
-    pairs = [(None, None)] * len(batch)
+    pairs: list[tuple[Any, Any]] = [(None, None)] * len(batch)
     if conditional:
         authentic, forged = (told(model, batch, perception, sign * CERTAIN) for sign in (-1, 1))
         pairs = [

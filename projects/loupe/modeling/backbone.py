@@ -6,7 +6,7 @@ B images, C channels, H W pixels, h w patches, N tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -67,8 +67,8 @@ class PerceptionEncoder(PatchBackbone):
                 + ", ".join(known)
             )
         self.name = name
-        sizes = {"img_size": image_size} if image_size else {}
-        self.vit = timm.create_model(
+        sizes: dict[str, Any] = {"img_size": image_size} if image_size else {}
+        model = timm.create_model(
             name,
             pretrained=weights == "hub",
             num_classes=0,
@@ -76,6 +76,7 @@ class PerceptionEncoder(PatchBackbone):
             **sizes,
             **overrides,
         )
+        self.vit = cast(Any, model)  # timm's classes tell little of their parts
         if depth:
             self.vit.blocks = self.vit.blocks[:depth]
         self.patch_size: int = self.vit.patch_embed.patch_size[0]

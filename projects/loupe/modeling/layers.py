@@ -47,11 +47,10 @@ class ZeroInitConvs(nn.Sequential):
     """
 
     def __init__(self, dim: int) -> None:
-        super().__init__(
-            nn.GELU(), nn.Conv2d(dim, dim, 3, padding=1), nn.GELU(), nn.Conv2d(dim, dim, 1)
-        )
-        nn.init.zeros_(self[-1].weight)
-        nn.init.zeros_(self[-1].bias)
+        inner, output = nn.Conv2d(dim, dim, 3, padding=1), nn.Conv2d(dim, dim, 1)
+        super().__init__(nn.GELU(), inner, nn.GELU(), output)
+        for parameter in output.parameters():
+            nn.init.zeros_(parameter)
 
 
 def sine_position(h: int, w: int, dim: int, device: torch.device) -> Tensor:

@@ -158,15 +158,17 @@ class Loupe(ImageModel):
         generators = image_generators(batched_inputs, self.device)
         features = self.encode(inputs)
         losses: dict[str, Tensor] = {}
-        classification = None
+        probability = None
         if self.classification_criterion is not None or self.predicted_condition:
             classification = self.classifier(**features, patch_valid=inputs.patch_valid)
-        if self.classification_criterion is not None:
-            losses |= self.classification_criterion(classification, targets, total)
+            probability = classification.image_logits.float().sigmoid()
+            if self.classification_criterion is not None:
+                losses |= self.classification_criterion(classification, targets, total)
         if self.segmenter is not None:
+            assert self.mask_criterion is not None, "a segmenter that trains needs its losses"
             condition = training_condition(
                 targets.labels,
-                classification and classification.image_logits.float().sigmoid(),
+                probability,
                 generators,
                 jitter=self.condition_jitter,
                 predicted=self.predicted_condition,

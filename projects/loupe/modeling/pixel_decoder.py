@@ -169,7 +169,7 @@ class ConditionalPixelDecoder(nn.Module):
         self.input_projections = nn.ModuleList(
             _projection(dim_in, dim, bias=True) for _ in range(NUM_LEVELS)
         )
-        self.layers = nn.ModuleList(
+        layers = [
             PixelDecoderLayer(
                 dim=dim,
                 num_heads=num_heads,
@@ -178,14 +178,15 @@ class ConditionalPixelDecoder(nn.Module):
                 condition=condition,
             )
             for _ in range(num_layers)
-        )
+        ]
+        self.layers = nn.ModuleList(layers)
         self.lateral = _projection(dim_in, dim, bias=False)
         self.output = nn.Sequential(
             nn.Conv2d(dim, dim, 3, padding=1, bias=False), nn.GroupNorm(NORM_GROUPS, dim), nn.ReLU()
         )
         self.mask_projection = nn.Conv2d(dim, dim, 1)
         xavier_(self)
-        for layer in self.layers:
+        for layer in layers:
             layer.deformable_attention.reset_parameters()
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, dim))
 

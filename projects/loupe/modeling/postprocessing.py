@@ -55,7 +55,7 @@ def network_map(
     if patch_map is not None and (queries is None or patch_fraction):
         extended = extend_edge(patch_map[None], valid_size, size)[None]
         maps.append(F.interpolate(extended, size, mode="bilinear", align_corners=False)[0, 0])
-    return torch.lerp(*maps, patch_fraction) if len(maps) == 2 else maps[0]
+    return torch.lerp(maps[0], maps[1], patch_fraction) if len(maps) == 2 else maps[0]
 
 
 def shift_odds(forgery_map: Tensor, mask_from: float) -> Tensor:

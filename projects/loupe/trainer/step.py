@@ -8,6 +8,7 @@ forged regions are spread.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -107,8 +108,10 @@ class TrainingStep:
 
     def _step_counts(self, batches: list[Batch]) -> Tensor:
         """Returns the `LossCounts` of the whole step as one process has to see them, float64."""
-        model = self.model.module if _is_distributed(self.model) else self.model
-        counts = sum(model.loss_counts(batch) for batch in batches)
+        model: Any = self.model
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        counts = functools.reduce(torch.add, map(model.loss_counts, batches))
         # Gradients are averaged over the processes, so each normalises by the average.
         return _mean_over_processes(counts, self.device)
 
@@ -123,18 +126,18 @@ class TrainingStep:
 
     def _synchronisation(self, synchronise: bool) -> AbstractContextManager[None]:
         # Processes exchange gradients once per step, in the last micro-batch's backward pass.
-        if synchronise or not _is_distributed(self.model):
+        if synchronise or not isinstance(self.model, DistributedDataParallel):
             return nullcontext()
         return self.model.no_sync()
 
     def _reduce(self, losses: list[dict[str, Tensor]], norm: Tensor) -> dict[str, float]:
         """Returns the step's loss terms, averaged over processes, and the gradient norm."""
         names = sorted(losses[0])
-        sums = [sum(terms[name] for terms in losses).double() for name in names]
-        values = torch.stack([*sums, norm.to(self.device, torch.float64)])
+        sums = [functools.reduce(torch.add, (terms[k] for terms in losses)) for k in names]
+        values = torch.stack([*(s.double() for s in sums), norm.to(self.device, torch.float64)])
         # One transfer from the device for all of them.
-        values = _mean_over_processes(values, self.device).tolist()
-        return dict(zip([*names, "gradient_norm"], values, strict=True))
+        means = _mean_over_processes(values, self.device).tolist()
+        return dict(zip([*names, "gradient_norm"], means, strict=True))
 
     def _stop_unless_finite(
         self,
@@ -223,13 +226,9 @@ def autocast_type(cfg: CfgNode) -> torch.dtype | None:
 def _has_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16; True where PyTorch does not say."""
     # From PyTorch 2.12 on.
-    found = getattr(torch.cpu, "get_capabilities", dict)()
+    found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     known = [found[name] for name in ("avx512_bf16", "amx_bf16") if name in found]
     return any(known) or not known
-
-
-def _is_distributed(model: nn.Module) -> bool:
-    return isinstance(model, DistributedDataParallel)
 
 
 def _mean_over_processes(values: Tensor, device: torch.device) -> Tensor:

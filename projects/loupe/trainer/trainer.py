@@ -370,5 +370,5 @@ def _seeded(cfg: CfgNode, seed: int) -> CfgNode:
 
 
 def _number_of_images(loader: Iterable[Batch]) -> int | None:
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     return len(dataset) if hasattr(dataset, "__len__") else None

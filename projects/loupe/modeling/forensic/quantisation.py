@@ -76,6 +76,9 @@ class QuantisationBranch(nn.Module):
         patch_size: 8, 16 or 32 pixels.
     """
 
+    kernels: Tensor
+    steps: Tensor
+
     def __init__(self, embed_dim: int, patch_size: int) -> None:
         super().__init__()
         low = [

@@ -40,6 +40,8 @@ class SpectrumBranch(nn.Module):
         patch_size: 8, 16 or 32 pixels.
     """
 
+    kernels: Tensor
+
     def __init__(self, embed_dim: int, patch_size: int) -> None:
         super().__init__()
         self.patch_size = patch_size
