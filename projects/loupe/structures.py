@@ -27,6 +27,16 @@ def class_of(label: int, wholly_forged: bool) -> str:
     return CLASSES[0] if not label else CLASSES[1 if wholly_forged else 2]
 
 
+def class_names(count: int) -> tuple[str, ...]:
+    """Names of the classes of a model that tells so many: 2 or 3.
+
+    Example:
+        >>> class_names(2)
+        ('authentic', 'tampered')
+    """
+    return CLASSES if count == len(CLASSES) else (CLASSES[0], CLASSES[-1])
+
+
 class Photographs(Protocol):
     """Photographs to forge, each read or made when it is asked for."""
 
@@ -144,6 +154,8 @@ class Prediction(NamedTuple):
         verdict: "authentic", "forged" or "undecided"; "" where the weights carry no rule.
         reasons: why it is undecided.
         views: what the network saw of the image, in words: shrunk how far, how many windows.
+        class_probabilities: by name of the class, as the network gives them for the whole image;
+            empty where the model tells no classes.
     """
 
     score: float
@@ -152,6 +164,12 @@ class Prediction(NamedTuple):
     verdict: str = ""
     reasons: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
+    class_probabilities: dict[str, float] = {}
+
+    @property
+    def class_name(self) -> str:
+        """The most probable class; "" where the model tells no classes."""
+        return max(self.class_probabilities, key=self.class_probabilities.__getitem__, default="")
 
     @property
     def probability(self) -> float:

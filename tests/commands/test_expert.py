@@ -63,6 +63,12 @@ def test_predict_writes_maps_that_score_reads(place: Path, tmp_path: Path):
     rows = list(csv.DictReader((output / "predictions.csv").open(newline="")))
     assert len(rows) == 4
     assert all(0 <= float(row["probability"]) <= 1 for row in rows)
+    for row in rows:
+        parts = dict(part.split(" ") for part in row["class_probabilities"].split("; "))
+        assert list(parts) == ["authentic", "generated", "tampered"]
+        assert row["class"] == max(parts, key=lambda name: float(parts[name]))
+        forged = float(parts["generated"]) + float(parts["tampered"])
+        assert forged == pytest.approx(float(row["probability"]), abs=2e-6)
     assert len(list((output / "maps").iterdir())) == 4
     data = [str(output), str(place / "manifest.csv"), "--output", str(tmp_path / "scored")]
     assert score.main(data) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -90,3 +91,19 @@ def test_an_image_that_cannot_be_drawn_has_a_row(tmp_path):
     gone = str(tmp_path / "gone.png")
     assert write_predictions([some(gone)], {gone: "gone"}, tmp_path / "out") == (0, 1)
     assert "cannot be drawn" in table(tmp_path / "out")["gone.png"]["error"]
+
+
+def test_classes_are_in_table_and_regions_where_a_model_tells_them(tmp_path):
+    told = {"authentic": 0.125, "generated": 0.25, "tampered": 0.625}
+    blank = np.zeros((4, 4), np.float32)
+    of_classes = FilePrediction("a.png", Prediction(0.875, blank, None, class_probabilities=told))
+    found = [of_classes, some("b.png"), FilePrediction("c.png", None, "c.png: broken")]
+    names = {one.file: one.file[0] for one in found}
+    assert write_predictions(found, names, tmp_path, overlays=False) == (2, 1)
+    rows = table(tmp_path)
+    text = "authentic 0.125000; generated 0.250000; tampered 0.625000"
+    cells = [(row["class"], row["class_probabilities"]) for row in rows.values()]
+    assert cells == [("tampered", text), ("", ""), ("", "")]
+    entries = json.loads((tmp_path / "regions.json").read_text())["images"]
+    assert (entries[0]["class"], entries[0]["class_probabilities"]) == ("tampered", told)
+    assert "class" not in entries[1]

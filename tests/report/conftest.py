@@ -30,9 +30,10 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(random.integers(0, 256, (90, 120, 3), np.uint8)).save(place / name)
         forgery_map = np.zeros((90, 120), np.float32)
         forgery_map[20:60, 30:70] = score
-        results.append(
-            FilePrediction(str(place / name), Prediction(score, forgery_map, None, verdict, (), ()))
-        )
+        # One model of a report tells classes, or none does; here one image shows both.
+        classes = {"authentic": 1 - score, "tampered": score} if name == ODD else {}
+        prediction = Prediction(score, forgery_map, None, verdict, (), (), classes)
+        results.append(FilePrediction(str(place / name), prediction))
     (place / "none.jpg").write_bytes(b"no")
     results.append(FilePrediction(str(place / "none.jpg"), None, "none.jpg: <b>no</b> image"))
     gone = Prediction(0.5, np.zeros((8, 8), np.float32), None, "authentic")

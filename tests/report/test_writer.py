@@ -34,6 +34,9 @@ def test_json_and_table_hold_every_image_and_every_error(report: Path):
         rows = list(csv.DictReader(file))
     assert [row["verdict"] for row in rows] == ["forged", "undecided", "authentic", "", ""]
     assert "cannot be reported" in rows[-1]["error"]
+    assert (first["class"], first["class_probabilities"]["tampered"]) == ("tampered", 0.95)
+    assert [row["class"] for row in rows] == ["tampered", "", "", "", ""]
+    assert rows[0]["class_probabilities"] == "authentic 0.050000; tampered 0.950000"
     for image in content["images"]:
         assert (report / image["picture"]).is_file()
         assert (report / image["map"]).is_file()
@@ -45,6 +48,7 @@ def test_no_text_of_a_file_becomes_markup(report: Path):
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert "Case &lt;12&gt;" in text
     assert "&lt;b&gt;no&lt;/b&gt; image" in text
+    assert text.count("<th>class</th><td>authentic 0.05, tampered 0.95</td>") == 1
     reader = Attributes()
     reader.feed(text)
     assert not [name for name in reader.names if name.startswith("on") or name == "style"]

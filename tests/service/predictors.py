@@ -46,8 +46,10 @@ class RedPredictor:
                 yield Found(None, f"{file}: the model failed on it (too wide)")
                 continue
             red = map_of(image)
-            verdict = "forged" if red.max() > 0.5 else "authentic"
-            yield Found(Prediction(float(red.max()), red, None, verdict))
+            score = float(red.max())
+            verdict = "forged" if score > 0.5 else "authentic"
+            classes = {"authentic": 1 - score, "tampered": score}
+            yield Found(Prediction(score, red, None, verdict, class_probabilities=classes))
 
 
 def describe(image: np.ndarray, prediction: Prediction, file: bytes) -> dict[str, Any]:

@@ -29,6 +29,8 @@ def test_an_image_gets_its_prediction_with_regions_facts_and_pictures(client: ht
     result = told["result"]
     assert (result["verdict"], result["height"], result["width"]) == ("forged", 20, 30)
     assert result["probability"] == pytest.approx(200 / 255)
+    assert result["class"] == "tampered"
+    assert result["class_probabilities"]["tampered"] == result["probability"]
     (region,) = result["regions"]
     box = [region[side] for side in ("left", "top", "right", "bottom")]
     assert (box, region["pixels"]) == ([10, 5, 25, 15], 150)
@@ -41,6 +43,7 @@ def test_an_image_gets_its_prediction_with_regions_facts_and_pictures(client: ht
     report = client.get(told["links"]["report"])
     assert report.headers["content-disposition"].startswith("attachment")
     assert hashlib.sha256(png()).hexdigest() in report.text
+    assert "<td>authentic 0.216, tampered 0.784</td>" in report.text
     assert "&lt;b&gt;no&lt;/b&gt;" in report.text
     assert "<b>" not in report.text
     assert client.get(told["links"]["preview"]).headers["content-type"] == "image/jpeg"

@@ -12,7 +12,8 @@ Writes to the output folder, at each image's own size and under its name:
 
     predictions.csv      file, probability, error (why there is no probability, if so), warning,
                          verdict (authentic, forged, undecided), reasons of an undecided one, views
-                         (what the network saw: shrunk how far, how many windows)
+                         (what the network saw: shrunk how far, how many windows), class and
+                         class_probabilities of models that tell classes (ForgeryExpert)
     regions.json         boxes, areas, scores and outlines of what is marked
     regions.coco.json    the same for tools that read COCO
     maps/<name>.png      probability of each pixel, 8 bit, 255 = forged

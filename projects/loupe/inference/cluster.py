@@ -83,4 +83,5 @@ def _cells(row: dict[str, Any]) -> list[str]:
     number = row["probability"]
     lists = ("; ".join(row[name] or ()) for name in ("reasons", "views"))
     first = ["" if number is None else f"{number:.6f}", row["error"] or "", row["warning"] or ""]
-    return [row["file"], *first, row["verdict"] or "", *lists]
+    classes = (row.get(name) or "" for name in ("class", "class_probabilities"))
+    return [row["file"], *first, row["verdict"] or "", *lists, *classes]

@@ -5,7 +5,8 @@ rows for each batch. The file's name is a digest of the batch, and it is written
 all. So when Ray runs a batch anew because a worker died, the second file takes the place of the
 first: every image has exactly one row. A run that goes on skips the files that have a row.
 
-    output/rows/DIGEST.parquet    file, probability, error, warning, verdict, reasons, views, map
+    output/rows/DIGEST.parquet    file, probability, error, warning, verdict, reasons, views,
+                                  class, class_probabilities, map
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from loupe.inference.results import classes_text
 from loupe.writing import write_bytes
 
 ROWS = "rows"
@@ -34,6 +36,8 @@ _SCHEMA = pa.schema(
         ("verdict", pa.string()),
         ("reasons", pa.list_(pa.string())),
         ("views", pa.list_(pa.string())),
+        ("class", pa.string()),
+        ("class_probabilities", pa.string()),
         # The forgery map as PNG of 8 bits, if asked for.
         ("map", pa.binary()),
     ]
@@ -99,6 +103,8 @@ def row_of(one: Any, maps: bool) -> dict[str, Any]:
         "verdict": prediction.verdict,
         "reasons": list(prediction.reasons),
         "views": list(prediction.views),
+        "class": prediction.class_name,
+        "class_probabilities": classes_text(prediction.class_probabilities),
     }
     if maps:
         grey = np.rint(prediction.forgery_map * 255).astype(np.uint8)
@@ -121,7 +127,9 @@ def all_rows(folder: Path) -> Iterator[dict[str, Any]]:
     names = [name for name in _SCHEMA.names if name != "map"]
     paths = sorted((folder / ROWS).glob("*.parquet"))
     if paths:
-        table = pa.concat_tables([parquet.read_table(path, columns=names) for path in paths])
+        # Rows of an earlier version may lack a column.
+        tables = [parquet.read_table(path, columns=names) for path in paths]
+        table = pa.concat_tables(tables, promote_options="default")
         yield from table.sort_by("file").to_pylist()
 
 

@@ -36,7 +36,7 @@ from loupe.inference.tiles import (
 )
 from loupe.inference.verdict import VerdictRule, rule_of
 from loupe.modeling.guarded import guarded
-from loupe.structures import Prediction
+from loupe.structures import Prediction, class_names
 
 _ORIENTATION_TAG = 0x0112  # Of EXIF.
 
@@ -273,15 +273,23 @@ def _prediction(
     patch_map = output["patch_map"]
     maps = output["forgery_map"].numpy(), None if patch_map is None else patch_map.numpy()
     scores: TileScores | None = output.get("tile_scores")
-    views = views_of(item, scores)
+    told = {"views": views_of(item, scores), "class_probabilities": _classes(output)}
     if rule is None:
-        return Prediction(output["forgery_score"], *maps, views=views)
+        return Prediction(output["forgery_score"], *maps, **told)
     height, width = item["valid_size"]
     pixels = item["image"][:, :height, :width].permute(1, 2, 0).cpu().numpy()
     smaller_side = min(item["height"], item["width"])
     windows = () if scores is None else (scores.windows, scores.side**2)
     verdict = rule.judge(output["forgery_score"], pixels, smaller_side, *windows)
-    return Prediction(verdict.probability, *maps, verdict.word, verdict.reasons, views)
+    return Prediction(verdict.probability, *maps, verdict.word, verdict.reasons, **told)
+
+
+def _classes(output: dict[str, Any]) -> dict[str, float]:
+    """Probability of each class by its name; empty for a model without classes."""
+    probabilities = output.get("class_probabilities")
+    if probabilities is None:
+        return {}
+    return dict(zip(class_names(len(probabilities)), probabilities.tolist(), strict=True))
 
 
 def views_of(item: dict[str, Any], scores: TileScores | None) -> tuple[str, ...]:

@@ -22,7 +22,10 @@ from loupe.structures import THRESHOLD, Prediction
 from loupe.visualization import overlay
 from loupe.writing import guard_cell, write_bytes
 
-COLUMNS = ("file", "probability", "error", "warning", "verdict", "reasons", "views")
+COLUMNS = (
+    *("file", "probability", "error", "warning", "verdict", "reasons", "views"),
+    *("class", "class_probabilities"),
+)
 # Images whose pictures are drawn and compressed while the model predicts the next ones.
 _PENDING = 4
 # Largest number of pixels that wait so; a larger image waits alone.
@@ -52,7 +55,25 @@ class Written(NamedTuple):
         verdict = {"verdict": self.row["verdict"], "probability": number}
         height, width = self.size
         first = {"file": self.row["file"], "width": width, "height": height}
-        return first | verdict | {"regions": self.regions}
+        return first | verdict | self._classes() | {"regions": self.regions}
+
+    def _classes(self) -> dict[str, Any]:
+        """The class and the probability of each; nothing where the model tells none."""
+        if not self.row.get("class"):
+            return {}
+        parts = (part.rpartition(" ") for part in self.row["class_probabilities"].split("; "))
+        probabilities = {name: float(number) for name, _, number in parts}
+        return {"class": self.row["class"], "class_probabilities": probabilities}
+
+
+def classes_text(probabilities: Mapping[str, float]) -> str:
+    """The probability of each class as one cell of a table; "" where a model tells no classes.
+
+    Example:
+        >>> classes_text({"authentic": 0.25, "tampered": 0.75})
+        'authentic 0.250000; tampered 0.750000'
+    """
+    return "; ".join(f"{name} {number:.6f}" for name, number in probabilities.items())
 
 
 def write_predictions(
@@ -97,7 +118,7 @@ def write_predictions(
             for written in _in_order(iter(predictions), names, output, kinds, journal):
                 failed += bool(written.row["error"])
                 done += not written.row["error"]
-                table.writerow([guard_cell(written.row[column]) for column in COLUMNS])
+                table.writerow([guard_cell(written.row.get(column, "")) for column in COLUMNS])
                 file.flush()
                 if written.is_new and journal is not None:
                     regions = {"size": written.size, "list": written.regions}
@@ -196,6 +217,8 @@ def _write_one(output: Path, name: str, one: FilePrediction, kinds: tuple[str, .
         "verdict": prediction.verdict,
         "reasons": "; ".join(prediction.reasons),
         "views": "; ".join(prediction.views),
+        "class": prediction.class_name,
+        "class_probabilities": classes_text(prediction.class_probabilities),
     }
     height, width = prediction.forgery_map.shape
     return Written(row, (height, width), describe_regions(prediction), tuple(files))

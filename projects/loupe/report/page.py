@@ -183,6 +183,9 @@ def _file_rows(image: Mapping[str, Any]) -> dict[str, str]:
     state = _CREDENTIALS.get(credentials["state"], credentials["state"])
     said = [credentials["generator"], ", ".join(credentials["actions"]), credentials["problem"]]
     rows["content credentials"] = "; ".join([state, *(str(one) for one in said if one)])
+    if "class" in image:
+        classes = image["class_probabilities"].items()
+        rows["class"] = ", ".join(f"{name} {value:.2f}" for name, value in classes)
     rows["what the model saw"] = "; ".join(image["views"])
     rows["seconds"] = str(image["seconds"])
     if facts["unread"]:

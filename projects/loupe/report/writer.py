@@ -23,6 +23,7 @@ from loupe.data.images.errors import UnreadableImageError
 from loupe.data.images.orientation import turn
 from loupe.explanation.facts import measure
 from loupe.inference.predictor import FilePrediction
+from loupe.inference.results import classes_text
 from loupe.report.file_facts import facts_of_file
 from loupe.report.page import page
 from loupe.structures import Prediction
@@ -34,7 +35,8 @@ PICTURES = "pictures"
 LONGEST, QUALITY = 1024, 85
 COLUMNS = (
     *("file", "verdict", "probability", "reasons", "regions", "width", "height", "format"),
-    *("sha256", "jpeg_quality", "software", "contradictions", "credentials", "seconds", "error"),
+    *("sha256", "jpeg_quality", "software", "contradictions", "credentials", "seconds"),
+    *("class", "class_probabilities", "error"),
 )
 
 
@@ -130,6 +132,7 @@ def _described(file: str, prediction: Prediction, folder: Path, number: int) -> 
         "probability": round(prediction.score, 6),
         "reasons": list(prediction.reasons),
         "views": list(prediction.views),
+        **_classes(prediction),
         "width": image.shape[1],
         "height": image.shape[0],
         "regions": [region._asdict() for region in prediction.regions],
@@ -138,6 +141,14 @@ def _described(file: str, prediction: Prediction, folder: Path, number: int) -> 
         "picture": f"{PICTURES}/{name}.jpg",
         "map": f"{PICTURES}/{name}.png",
     }
+
+
+def _classes(prediction: Prediction) -> dict[str, Any]:
+    """The class and the probability of each; nothing where the model tells none."""
+    if not prediction.class_probabilities:
+        return {}
+    rounded = {name: round(value, 6) for name, value in prediction.class_probabilities.items()}
+    return {"class": prediction.class_name, "class_probabilities": rounded}
 
 
 def _write_pictures(folder: Path, name: str, image: np.ndarray, prediction: Prediction) -> None:
@@ -167,5 +178,5 @@ def _row(entry: dict[str, Any]) -> list[Any]:
         *(len(entry["regions"]), entry["width"], entry["height"], facts["format"]),
         *(facts["sha256"], (facts["jpeg"] or {}).get("quality"), "; ".join(facts["software"])),
         *("; ".join(facts["contradictions"]), facts["credentials"]["state"], entry["seconds"]),
-        None,
+        *(entry.get("class"), classes_text(entry.get("class_probabilities", {})), None),
     ]

@@ -59,6 +59,8 @@ def write_outcome(
     told = {
         "probability": prediction.score,
         "verdict": prediction.verdict,
+        "class": prediction.class_name,
+        "class_probabilities": prediction.class_probabilities,
         "reasons": prediction.reasons,
         "warnings": warnings,
         "width": width,

@@ -36,12 +36,14 @@ def report(record: Record, folder: Path, model: dict[str, Any]) -> str:
         model: Facts of the model, as /v1/model tells.
     """
     result = record.result
+    classes = result.get("class_probabilities", {})
     upload = (folder / UPLOAD).read_bytes()
     when = datetime.fromtimestamp(record.finished or record.created, timezone.utc)
     about = {
         "Verdict": result["verdict"] or "none",
         "Meaning": _VERDICTS[result["verdict"]],
         "Probability": f"{result['probability']:.3f}",
+        "Class": ", ".join(f"{name} {value:.3f}" for name, value in classes.items()) or "-",
         "Reasons": "; ".join(result["reasons"]) or "-",
         "Warnings": "; ".join(result["warnings"]) or "-",
         "Size": f"{result['width']} x {result['height']} pixels, {len(upload)} bytes",

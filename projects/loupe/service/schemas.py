@@ -46,6 +46,8 @@ class Result(BaseModel):
 
     probability: float = Field(description="That the image is forged, in [0, 1]")
     verdict: Literal["authentic", "forged", "undecided", ""]
+    class_name: str = Field("", alias="class", description="Most probable; empty without classes")
+    class_probabilities: dict[str, float] = Field({}, description="By name; empty without classes")
     reasons: list[str] = Field(description="Why it is undecided")
     warnings: list[str] = Field(description="What must be said of the file")
     width: int

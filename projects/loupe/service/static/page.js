@@ -184,7 +184,8 @@ async function choose(item) {
   }
   const { verdict, probability, reasons, warnings, regions, facts } = item.result;
   $("verdict").textContent = `${WORDS[verdict]} (probability ${probability.toFixed(2)})`;
-  $("reasons").replaceChildren(...[...reasons, ...warnings].map((text) => element("li", text)));
+  const told = [...classes(item.result), ...reasons, ...warnings];
+  $("reasons").replaceChildren(...told.map((text) => element("li", text)));
   tabulate(regions);
   $("facts").replaceChildren(...facts.map((fact) => element("li", fact.sentence)));
   offer(item);
@@ -200,6 +201,12 @@ async function choose(item) {
   } catch (error) {
     $("status").textContent = `The picture cannot be shown: ${error.message}`;
   }
+}
+
+function classes(result) {
+  const parts = Object.entries(result.class_probabilities || {});
+  if (!parts.length) return [];
+  return [`class: ${parts.map(([name, value]) => `${name} ${value.toFixed(2)}`).join(", ")}`];
 }
 
 function describe(name, regions) {
