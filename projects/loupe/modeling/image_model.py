@@ -10,7 +10,7 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from loupe.modeling.canvas import NetworkInput
+from loupe.modeling.canvas import NetworkInput, fitted
 
 Item = dict[str, Any]
 
@@ -77,6 +77,21 @@ class ImageModel(nn.Module):
             if inputs.patch_valid is not None:
                 features["patches"] = features["patches"] * inputs.patch_valid[:, None]
         return features
+
+
+def completed(item: Item, size: int, resize: str) -> Item:
+    """An item as the dataset mapper makes it.
+
+    Args:
+        item: Of the mapper, or of Detectron2's `DefaultPredictor`: a whole RGB `image` (3, H, W)
+            without `valid_size`, which is brought to the network's size here.
+        size: Side of the network's square.
+        resize: How images are brought to it, see `fitted`.
+    """
+    if "image" not in item or "valid_size" in item:
+        return item
+    image, valid_size = fitted(item["image"], size, resize)
+    return item | {"image": image, "valid_size": valid_size}
 
 
 def beside_errors(items: Iterable[Item], predictions: Iterable[Item]) -> list[Item]:

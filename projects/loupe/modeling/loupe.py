@@ -20,12 +20,12 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from torch import Tensor
 
 from loupe.modeling.building import model_arguments
-from loupe.modeling.canvas import NetworkInput, fitted, network_input, stack_padded
+from loupe.modeling.canvas import NetworkInput, network_input, stack_padded
 from loupe.modeling.classification_criterion import ClassificationCriterion
 from loupe.modeling.classifier import PatchAwareClassifier
 from loupe.modeling.condition import training_condition
 from loupe.modeling.draws import image_generators
-from loupe.modeling.image_model import ImageModel, beside_errors
+from loupe.modeling.image_model import ImageModel, beside_errors, completed
 from loupe.modeling.mask_criterion import MaskCriterion
 from loupe.modeling.postprocessing import network_map, paste_map, shift_odds, turn_map
 from loupe.modeling.segmenter import Segmenter
@@ -142,14 +142,8 @@ class Loupe(ImageModel):
         """
         if self.training:
             return self._losses(batched_inputs, counts)
-        items = [self._completed(item) for item in batched_inputs]
+        items = [completed(item, self.size, self.resize) for item in batched_inputs]
         return self.predict(items, self.classify(items))
-
-    def _completed(self, item: Item) -> Item:
-        if "image" not in item or "valid_size" in item:
-            return item
-        image, valid_size = fitted(item["image"], self.size, self.resize)
-        return item | {"image": image, "valid_size": valid_size}
 
     def _losses(self, batched_inputs: list[Item], counts: Tensor | None) -> dict[str, Tensor]:
         inputs = self.preprocess(batched_inputs)

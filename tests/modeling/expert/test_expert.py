@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 
 from loupe import add_loupe_config
 from loupe.config import load_config
+from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
 from loupe.data.training.samplers import TrainingSampler
 from loupe.model_zoo import CONFIGS
 from loupe.modeling.expert.feature_cache import FeatureCache
 from loupe.modeling.expert.view import crop_view, whole_view
 from loupe.solver import warmup_stable_decay
 from loupe.structures import GroundTruth
-from tests.modeling.expert.sizes import reference_options
+from tests.modeling.expert.sizes import OWN, reference_options
 
 SIZE = 64
 Item = dict[str, object]
@@ -89,6 +91,15 @@ def test_the_weight_of_the_classes_holds_without_any_mask(build_expert, item):
     assert float(double["loss_class"].detach()) == pytest.approx(2 * float(single.detach()))
     assert float(double["loss_mask_bce"].detach()) == 0.0
     sum(double.values()).backward()
+
+
+def test_the_weight_of_the_masks_is_applied(build_expert, item):
+    # Released: the weights of BCE and Dice are read and used nowhere.
+    single = build_expert().train()([item()])
+    triple = build_expert("MODEL.EXPERT.MASK_WEIGHT", 3.0).train()([item()])
+    for name in ("loss_mask_bce", "loss_mask_dice"):
+        assert float(triple[name].detach()) == pytest.approx(3 * float(single[name].detach())), name
+    assert float(triple["loss_class"].detach()) == float(single["loss_class"].detach())
 
 
 def test_sizes_and_the_number_of_classes_come_from_the_configuration(tmp_path: Path, item):
@@ -212,6 +223,30 @@ def test_tower_and_segmentation_encoder_see_the_same_image(build_expert):
     assert whole[0, 0, 16:].max() == 0
     # The released crop loses it.
     assert crop_view(pixels, [(32, 64)], 32).max() == 0
+
+
+def test_clip_refuses_parts_of_patches(tmp_path: Path):
+    cfg = add_loupe_config(get_cfg())
+    cfg.merge_from_list(reference_options(tmp_path))
+    tower = build_model(cfg).backbone
+    assert tower(torch.zeros(1, 3, 21, 28))["patches"].shape == (1, 48, 3, 4)
+    with pytest.raises(ValueError, match="28 x 30 px: both sides must be multiples of .* 7"):
+        tower(torch.zeros(1, 3, 28, 30))
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad"])
+def test_detectron2s_predictor_gives_what_the_mapper_gives(resize: str):
+    cfg = add_loupe_config(get_cfg())
+    cfg.merge_from_list([*OWN, "INPUT.RESIZE", resize])
+    torch.manual_seed(0)
+    theirs = DefaultPredictor(cfg)
+    image = np.random.default_rng(0).integers(0, 256, (80, 50, 3), np.uint8)
+    output = theirs(image[:, :, ::-1])
+    item = ForgeryDatasetMapper(cfg, is_train=False).map_image(image)
+    (expected,) = predictions(theirs.model, [item])
+    assert output["forgery_map"].shape == (80, 50)
+    assert output["forgery_score"] == expected["forgery_score"]
+    assert torch.equal(output["forgery_map"], expected["forgery_map"])
 
 
 def test_sam_refuses_a_canvas_of_another_size(tmp_path: Path, make_item):

@@ -65,6 +65,8 @@ def expert_arguments(cfg: CfgNode) -> dict[str, Any]:
         "feature_cache": expert.FEATURE_CACHE,
         "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
+        "size": cfg.INPUT.SIZE,
+        "resize": cfg.INPUT.RESIZE,
     }
 
 

@@ -30,10 +30,10 @@ from loupe.modeling.expert.feature_cache import FeatureCache
 from loupe.modeling.expert.mask_prompting import MaskPrompting
 from loupe.modeling.expert.towers import PatchNeck, SamEncoder
 from loupe.modeling.expert.view import crop_view, whole_view
-from loupe.modeling.image_model import ImageModel, beside_errors
+from loupe.modeling.image_model import ImageModel, beside_errors, completed
 from loupe.modeling.postprocessing import paste_map, turn_map
 from loupe.modeling.targets import at_least_one
-from loupe.structures import CLASSES, LossCounts, class_of
+from loupe.structures import CLASSES, LossCounts, class_names, class_of
 
 PARTS = ("backbone", "evidence", "segmentation_encoder", "mask_prompting")
 GATES = ("none", "class")
@@ -75,6 +75,8 @@ class ForgeryExpert(ImageModel):
         feature_cache: Folder with features of the frozen segmentation encoder; "" = none.
         pixel_mean: Mean of RGB pixels, 0..255, for the tower.
         pixel_std: Their deviation.
+        size: Side of the canvas, for images that come without `valid_size`.
+        resize: How they are brought to it, see `fitted`.
     """
 
     @configurable
@@ -94,14 +96,17 @@ class ForgeryExpert(ImageModel):
         feature_cache: str,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
+        size: int,
+        resize: str,
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
+        self.size, self.resize = size, resize
         self.backbone = backbone
         self.evidence = evidence
         self.segmentation_encoder = segmentation_encoder
         self.mask_prompting = mask_prompting
         self.criterion = criterion
-        self.classes = CLASSES if num_classes == len(CLASSES) else (CLASSES[0], CLASSES[-1])
+        self.classes = class_names(num_classes)
         self.gate, self.tower_size, self.tower_view = gate, tower_size, tower_view
         self.feature_cache = FeatureCache(feature_cache) if feature_cache else None
         self.freeze(frozen, PARTS)
@@ -118,13 +123,15 @@ class ForgeryExpert(ImageModel):
 
         Args:
             batched_inputs: Items of the dataset mapper; an item without `image` carries an `error`,
-                and its prediction is that error.
+                and its prediction is that error. A whole RGB image without `valid_size`, as
+                Detectron2's `DefaultPredictor` gives, is brought to the canvas here.
             counts: Sums of `loss_counts` over the optimiser step, divided by the number of
                 processes; None = this batch alone.
         """
         if self.training:
             return self._losses(batched_inputs, counts)
-        return self.predict(batched_inputs)
+        items = [completed(item, self.size, self.resize) for item in batched_inputs]
+        return self.predict(items)
 
     # ---- Forward
 

@@ -81,6 +81,7 @@ class ClipTower(PatchBackbone):
         Returns:
             `patches` (B, C, h, w) and `pooled` (B, C), the class token.
         """
+        self.require_whole_patches(images)
         h, w = (side // self.patch_size for side in images.shape[-2:])
         tokens = self.vision.embeddings(images, interpolate_pos_encoding=(h, w) != self.grid_size)
         mask = None
