@@ -51,7 +51,8 @@ MAY_IMPORT = {
         *("data.sources", "data.images", "data.training"),
     },
     "service": {
-        *("structures", "config", "model_zoo", "explanation", "inference", "data.images"),
+        *("structures", "config", "model_zoo", "explanation", "inference", "report"),
+        "data.images",
     },
     "report": {"structures", "explanation", "inference", "data.images"},
     "export": {"ops", "modeling"},

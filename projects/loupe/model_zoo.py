@@ -37,7 +37,25 @@ def shipped_file(name: str, folder: Path = FOLDER) -> Path:
     Raises:
         ShippedWeightsError: There is no such file, or it is not the one that was published.
     """
-    file_name = name.removeprefix(SCHEME)
+    expected = published_digest(name, folder)
+    path = folder / name.removeprefix(SCHEME)
+    if not path.is_file():
+        raise ShippedWeightsError(f"{name}: {path} is missing; git checkout -- {path}")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != expected:
+        raise ShippedWeightsError(
+            f"{path}: SHA-256 is {found}, must be {expected}; the file was changed or "
+            f"damaged: git checkout -- {path}"
+        )
+    return path
+
+
+def published_digest(name: str, folder: Path = FOLDER) -> str:
+    """SHA-256 that the file of a name `loupe://FILE` must have.
+
+    Raises:
+        ShippedWeightsError: No such file was published.
+    """
     sums = folder / SUMS
     if not sums.is_file():
         raise ShippedWeightsError(
@@ -45,22 +63,18 @@ def shipped_file(name: str, folder: Path = FOLDER) -> Path:
             "give a file of weights"
         )
     lines = [line.split() for line in sums.read_text().splitlines() if line.strip()]
-    expected = {entry: digest for digest, entry in lines}
-    if file_name not in expected:
-        raise ShippedWeightsError(f"{name}: unknown; {folder} has {', '.join(sorted(expected))}")
-    path = folder / file_name
-    if not path.is_file():
-        raise ShippedWeightsError(f"{name}: {path} is missing; git checkout -- {path}")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != expected[file_name]:
-        raise ShippedWeightsError(
-            f"{path}: SHA-256 is {found}, must be {expected[file_name]}; the file was changed or "
-            f"damaged: git checkout -- {path}"
-        )
-    return path
+    published = {entry: digest for digest, entry in lines}
+    if name.removeprefix(SCHEME) not in published:
+        raise ShippedWeightsError(f"{name}: unknown; {folder} has {', '.join(sorted(published))}")
+    return published[name.removeprefix(SCHEME)]
 
 
 def digest_of(weights: str) -> str:
-    """SHA-256 of a file of weights, shipped or not; "" if it lies on no disk of this machine."""
-    path = shipped_file(weights) if is_shipped(weights) else Path(weights)
+    """SHA-256 of weights that were loaded; "" if they lie on no disk of this machine.
+
+    Of shipped weights it is the published one: what loads them has checked that they have it.
+    """
+    if is_shipped(weights):
+        return published_digest(weights)
+    path = Path(weights)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

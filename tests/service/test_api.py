@@ -46,6 +46,9 @@ def test_an_image_gets_its_prediction_with_regions_facts_and_pictures(client: ht
     assert "<td>authentic 0.216, tampered 0.784</td>" in report.text
     assert "&lt;b&gt;no&lt;/b&gt;" in report.text
     assert "<b>" not in report.text
+    assert "<script" not in report.text
+    assert "script-src 'none'" in report.text
+    assert report.text.count('src="data:image/') == 3
     assert client.get(told["links"]["preview"]).headers["content-type"] == "image/jpeg"
 
 

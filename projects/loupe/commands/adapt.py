@@ -19,11 +19,16 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
-from loupe.commands.command_line import add_config_options, read_config, run_command
-from loupe.commands.predict import add_image_options
+from loupe.commands.command_line import (
+    add_config_options,
+    add_image_options,
+    read_config,
+    run_command,
+)
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -36,6 +41,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_image_options(parser)
+    parser.add_argument("--output", required=True, help="folder to write to")
+    parser.add_argument("--no-overlays", action="store_true", help="do not draw overlays")
     add_config_options(parser, required=True)
 
 
@@ -91,12 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
         adaptation.summary.write(folder / "adaptation.json")
         if cfg.ADAPTATION.MODE != "episodic":
             save_weights(predictor.model.state_dict(), target)
+    if not arguments.quiet:
+        if target.is_file():
             print(f"adapted weights: {target}")
-    print(f"{done} images predicted in {seconds:.1f} s, {failed} not readable: {folder}")
-    print(f"adaptation: {adaptation.summary}")
+        print(f"{done} images predicted in {seconds:.1f} s, {failed} not readable: {folder}")
+        print(f"adaptation: {adaptation.summary}")
     return 1 if failed else 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("adapt", __doc__, add_arguments, run, words)
+main = partial(run_command, "adapt", __doc__, add_arguments, run)

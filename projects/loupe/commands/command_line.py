@@ -137,6 +137,17 @@ def fail(message: str) -> int:
     return 2
 
 
+def add_image_options(
+    parser: argparse.ArgumentParser, *, nargs: str = "+", workers: bool = True
+) -> None:
+    """Adds the images, and what the processes that read and predict them may use and say."""
+    parser.add_argument("inputs", nargs=nargs, metavar="INPUT", help="image, folder or pattern")
+    if workers:
+        parser.add_argument("--workers", type=int, default=1, help="processes that decode (1)")
+    parser.add_argument("--threads", type=int, default=0, help="0 = as many as suit the machine")
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+
+
 def add_config_options(
     parser: argparse.ArgumentParser, default: Path | None = None, *, required: bool = False
 ) -> None:

@@ -15,7 +15,7 @@ the original names, too). Every key is used, or the command says which is not.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 
 from loupe.commands.command_line import run_command
 
@@ -68,6 +68,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("convert", __doc__, add_arguments, run, words)
+main = partial(run_command, "convert", __doc__, add_arguments, run)

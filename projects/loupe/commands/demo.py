@@ -18,7 +18,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,4 @@ def print_table(report: dict[str, Any]) -> None:
         print(f"{name:<20}" + "".join(f"{cell:>24}" for cell in text))
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("demo", __doc__, add_arguments, run, words)
+main = partial(run_command, "demo", __doc__, add_arguments, run)

@@ -12,7 +12,7 @@ An image that cannot be used is counted, it ends nothing.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from loupe.commands.command_line import add_config_options, read_config, run_command
@@ -51,6 +51,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if diagnosis.left_out else 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("diagnose", __doc__, add_arguments, run, words)
+main = partial(run_command, "diagnose", __doc__, add_arguments, run)

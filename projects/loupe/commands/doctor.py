@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,6 +121,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if report["clean"] else 1
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("doctor", __doc__, add_arguments, run, words)
+main = partial(run_command, "doctor", __doc__, add_arguments, run)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from functools import partial
 
 from loupe.commands.command_line import (
     DEFAULT_CONFIG,
@@ -55,6 +55,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("evaluate", __doc__, add_arguments, run, words)
+main = partial(run_command, "evaluate", __doc__, add_arguments, run)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from loupe.commands.command_line import (
     DEFAULT_CONFIG,
     UsageError,
     add_config_options,
+    add_image_options,
     read_config,
     run_command,
 )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder or pattern")
+    add_image_options(parser, workers=False)
     parser.add_argument("--output", type=Path, help="folder for explanations.json")
     parser.add_argument("--mask", type=Path, help="a map of one image, in place of the detector's")
     parser.add_argument("--write", action="store_true", help="also a text by a language model")
@@ -60,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     from loupe.inference import LoupePredictor, find_images
     from loupe.writing import write_json
 
+    if arguments.quiet and arguments.output is None:
+        raise UsageError("--quiet without --output says nothing; give --output DIR")
     names = find_images(arguments.inputs)
     if arguments.mask is not None and len(names) != 1:
         raise UsageError(f"--mask belongs to one image, and there are {len(names)}")
@@ -69,10 +72,13 @@ def run(arguments: argparse.Namespace) -> int:
     failed = 0
     for file in names:
         try:
-            explained[file] = explain_file(predictor, file, arguments.mask, writer)
+            explained[file] = content = explain_file(predictor, file, arguments.mask, writer)
         except UnreadableImageError as error:
             failed += 1
             print(f"error: {error}", file=sys.stderr)
+            continue
+        if not arguments.quiet:
+            print(as_text(file, content))
     if arguments.output is not None:
         write_json(arguments.output / "explanations.json", explained)
     return 2 if failed == len(names) else 1 if failed else 0
@@ -90,7 +96,7 @@ def load_writer(config_file: Path | None) -> Writer:
 def explain_file(
     predictor: Any, file: str, mask: Path | None, writer: Writer | None
 ) -> dict[str, Any]:
-    """Measures one image, prints its sentences, and returns them with their numbers."""
+    """What is measured of one image, and what is written of it."""
     from loupe.data.images.decoding import read_image
     from loupe.explanation.facts import measure
 
@@ -99,14 +105,19 @@ def explain_file(
     if mask is not None:
         prediction = with_map(prediction, mask, image)
     facts = measure(image, prediction, file=Path(file).read_bytes())
-    print(f"{file}\n" + "".join(f"  {fact.sentence}\n" for fact in facts), end="")
     content: dict[str, Any] = {"facts": [fact._asdict() for fact in facts]}
     if writer is not None:
-        text = writer.write(image, prediction)
-        print("  Written by a language model, not measured:")
-        print("".join(f"    {line}\n" for line in (text.text, *text.warnings)), end="")
-        content["text"] = text._asdict()
+        content["text"] = writer.write(image, prediction)._asdict()
     return content
+
+
+def as_text(file: str, content: dict[str, Any]) -> str:
+    """The sentences on one image."""
+    lines = [file, *(f"  {fact['sentence']}" for fact in content["facts"])]
+    if "text" in content:
+        lines.append("  Written by a language model, not measured:")
+        lines += [f"    {line}" for line in (content["text"]["text"], *content["text"]["warnings"])]
+    return "\n".join(lines)
 
 
 def with_map(prediction: Prediction, mask: Path, image: np.ndarray) -> Prediction:
@@ -126,6 +137,4 @@ def with_map(prediction: Prediction, mask: Path, image: np.ndarray) -> Predictio
     return prediction._replace(forgery_map=other, patch_map=None)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("explain", __doc__, add_arguments, run, words)
+main = partial(run_command, "explain", __doc__, add_arguments, run)

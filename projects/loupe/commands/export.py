@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,6 +113,4 @@ def windows_of(files: Sequence[str], side: int) -> Tensor:
     return torch.stack(windows).float()
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("export", __doc__, add_arguments, run, words)
+main = partial(run_command, "export", __doc__, add_arguments, run)

@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Sequence
+from functools import partial
 from importlib import metadata
 
 from loupe.commands.command_line import run_command
@@ -62,6 +62,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("info", __doc__, add_arguments, run, words)
+main = partial(run_command, "info", __doc__, add_arguments, run)

@@ -34,8 +34,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,7 @@ from loupe.commands.command_line import (
     DEFAULT_CONFIG,
     UsageError,
     add_config_options,
+    add_image_options,
     read_config,
     run_command,
 )
@@ -58,32 +59,18 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help="image, folder or pattern")
-    add_folder_options(parser, required=False)
+    add_image_options(parser, nargs="*")
+    parser.add_argument("--output", help="folder to write to")
+    parser.add_argument("--no-overlays", action="store_true", help="do not draw overlays")
     parser.add_argument("--files-from", metavar="FILE", help="names, one a line; - = stdin")
     parser.add_argument("--no-maps", action="store_true", help="write no pictures")
     parser.add_argument("--resume", action="store_true", help="go on with what --output holds")
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each image")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
-    parser.add_argument("--threads", type=int, default=0, help="0 = as many as suit the machine")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: CUDA if there is one")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what runs the model")
     parser.add_argument("--graph", type=Path, help="of loupe export, for onnxruntime")
     parser.add_argument("--cluster", help="address of a Ray cluster; default: this machine")
     add_config_options(parser, DEFAULT_CONFIG)
-
-
-def add_image_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the images and how their predictions are written."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder or pattern")
-    add_folder_options(parser, required=True)
-
-
-def add_folder_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Adds the folder of results and how they are made."""
-    parser.add_argument("--output", required=required, help="folder to write to")
-    parser.add_argument("--workers", type=int, default=1, help="processes that decode (default 1)")
-    parser.add_argument("--no-overlays", action="store_true", help="do not draw overlays")
 
 
 def inputs_of(arguments: argparse.Namespace) -> list[str]:
@@ -204,6 +191,4 @@ def as_json(written: Written) -> dict[str, Any]:
     }
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("predict", __doc__, add_arguments, run, words)
+main = partial(run_command, "predict", __doc__, add_arguments, run)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from loupe.commands.command_line import run_command
@@ -72,6 +73,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("publish", __doc__, add_arguments, run, words)
+main = partial(run_command, "publish", __doc__, add_arguments, run)

@@ -15,13 +15,14 @@ Exit status: 0 = all images reported, 1 = some were not readable (the report say
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loupe.commands.command_line import (
     DEFAULT_CONFIG,
     add_config_options,
+    add_image_options,
     read_config,
     run_command,
 )
@@ -33,12 +34,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="image, folder or pattern")
+    add_image_options(parser)
     parser.add_argument("--output", required=True, type=Path, help="folder to write to")
     parser.add_argument("--title", default="Image forgery report", help="of the page")
-    parser.add_argument("--workers", type=int, default=1, help="processes that decode (default 1)")
-    parser.add_argument("--threads", type=int, default=0, help="0 = as many as suit the machine")
-    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
     add_config_options(parser, DEFAULT_CONFIG)
 
 
@@ -86,6 +84,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("report", __doc__, add_arguments, run, words)
+main = partial(run_command, "report", __doc__, add_arguments, run)

@@ -14,7 +14,7 @@ goes on where it was interrupted. An image that cannot be used is counted, it en
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +156,4 @@ def print_areas(report: dict[str, Any], names: list[str]) -> None:
         print(f"{axis:<18}" + "".join(f"{'-' if x is None else f'{x:.3f}':>21}" for x in cells))
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("robustness", __doc__, add_arguments, run, words)
+main = partial(run_command, "robustness", __doc__, add_arguments, run)

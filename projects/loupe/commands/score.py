@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,6 +203,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if scored.results.unreadable else 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("score", __doc__, add_arguments, run, words)
+main = partial(run_command, "score", __doc__, add_arguments, run)

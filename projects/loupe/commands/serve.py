@@ -22,7 +22,7 @@ import argparse
 import os
 import secrets
 import tempfile
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from loupe.commands.command_line import (
@@ -102,6 +102,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("serve", __doc__, add_arguments, run, words)
+main = partial(run_command, "serve", __doc__, add_arguments, run)

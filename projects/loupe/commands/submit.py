@@ -12,7 +12,8 @@ Exit status: 0 = written and valid, 1 = written with faults, 2 = not written.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,6 +128,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("submit", __doc__, add_arguments, run, words)
+main = partial(run_command, "submit", __doc__, add_arguments, run)

@@ -8,7 +8,7 @@ The three splits share no photograph. Half of the images are authentic.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from loupe.commands.command_line import positive, run_command
@@ -47,6 +47,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("synthesize", __doc__, add_arguments, run, words)
+main = partial(run_command, "synthesize", __doc__, add_arguments, run)

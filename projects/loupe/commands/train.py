@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from loupe.commands.command_line import add_options, read_config, run_command
@@ -78,6 +78,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("train", __doc__, add_arguments, run, words)
+main = partial(run_command, "train", __doc__, add_arguments, run)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("validate", __doc__, add_arguments, run, words)
+main = partial(run_command, "validate", __doc__, add_arguments, run)

@@ -8,7 +8,7 @@ It shows the first images of the set, or some at random.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from loupe.commands.command_line import positive, run_command
@@ -48,6 +48,4 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    return run_command("visualize", __doc__, add_arguments, run, words)
+main = partial(run_command, "visualize", __doc__, add_arguments, run)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from loupe.model_zoo import is_shipped, shipped_file
+from loupe.model_zoo import digest_of
 from loupe.writing import plain
 
 JOURNAL = ".loupe.journal.jsonl"
@@ -37,8 +37,7 @@ def settings_digest(config: str, weights: str, writes: Sequence[str]) -> str:
         weights: Name of the weights, whose content counts.
         writes: What is written of each image.
     """
-    path = shipped_file(weights) if is_shipped(weights) else Path(weights)
-    parts = [config, hashlib.sha256(path.read_bytes()).hexdigest(), *sorted(writes)]
+    parts = [config, digest_of(weights), *sorted(writes)]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 

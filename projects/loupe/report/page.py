@@ -1,7 +1,8 @@
 """The page of a report: plain HTML whose every text is escaped.
 
 Style and script lie in the page, named by their hashes in its content security policy: nothing
-else runs, even if a file's name or metadata tried to.
+else runs, even if a file's name or metadata tried to. The page of a folder has controls, and its
+pictures beside it; a single file has neither script nor neighbours (`loupe.service` sends it).
 """
 
 from __future__ import annotations
@@ -32,21 +33,28 @@ color-interpolation-filters="sRGB"><feColorMatrix values="0 0 0 0 1  0 0 0 0 0  
 </feComponentTransfer></filter></svg>"""
 
 
-def page(content: Mapping[str, Any]) -> str:
+def page(content: Mapping[str, Any], *, single_file: bool = False) -> str:
     """The HTML of a report.
 
     Args:
         content: What `report.json` holds.
+        single_file: No script, no controls; the pictures are `data:` addresses.
     """
     style, script = (
         files("loupe.report").joinpath(name).read_text(encoding="utf-8")
         for name in ("page.css", "page.js")
     )
+    script_from, pictures_from = _hash(script), "'self' file:"
+    controls = _controls()
+    dialog = f"""<dialog id="large" aria-label="Enlarged picture"><figure></figure></dialog>
+<script>{script}</script>"""
+    if single_file:
+        script_from, pictures_from, controls, dialog = "'none'", "data:", "", ""
     policy = (
-        f"default-src 'none'; img-src 'self' file:; style-src {_hash(style)}; "
-        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src {pictures_from}; style-src {_hash(style)}; "
+        f"script-src {script_from}; base-uri 'none'; form-action 'none'"
     )
-    images = content["images"]
+    articles = "".join(_article(one, single_file) for one in content["images"])
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
@@ -55,11 +63,10 @@ def page(content: Mapping[str, Any]) -> str:
 <style>{style}</style></head><body>
 {_FILTER}
 <header>{_head(content)}</header>
-{_controls()}
-<main id="images">{"".join(_article(one, content["model"]) for one in images)}</main>
+{controls}
+<main id="images"{' class="beside"' * single_file}>{articles}</main>
 {_errors(content["errors"])}
-<dialog id="large" aria-label="Enlarged picture"><figure></figure></dialog>
-<script>{script}</script>
+{dialog}
 </body></html>
 """
 
@@ -114,9 +121,9 @@ def _controls() -> str:
 <span id="shown" class="soft" role="status"></span></div>"""
 
 
-def _article(image: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+def _article(image: Mapping[str, Any], single_file: bool) -> str:
     word, file = image["verdict"], image["file"]
-    facts = image["file_facts"]
+    zoom = "" if single_file else '<button type="button" class="zoom">enlarge</button>'
     area = sum(region["area"] for region in image["regions"])
     fraction = area / (image["width"] * image["height"])
     alternative = f"{file}, {image['width']} x {image['height']} pixels"
@@ -129,16 +136,13 @@ data-probability="{image["probability"]}" data-area="{fraction}">
 <h2>{_text(file)}</h2>
 <p><span class="verdict {_text(word)}">{_text(VERDICTS.get(word, word))}</span>
 <span class="soft">probability {image["probability"]:.2f}, {fraction:.1%} marked</span>
-<button type="button" class="zoom">enlarge</button></p>
+{zoom}</p>
 {_list(image["reasons"])}{_list(image["warnings"], "warn")}
 <div class="pictures"><figure class="plain">{picture}</figure>
 <figure class="marked">{picture}{overlay}</figure></div>
 {_list(sentences)}
 {_regions(image)}
-<h3>The file</h3>
-{_list(facts["contradictions"], "warn")}
-{_table(_file_rows(image))}
-{_exif(facts["exif"])}</article>
+{_file(image)}</article>
 """
 
 
@@ -154,7 +158,7 @@ def _regions(image: Mapping[str, Any]) -> str:
     )
     said = [fact["sentence"] for fact in image["facts"] if fact["region"] is not None]
     more = len(image["regions"]) - 10
-    rest = f'<p class="soft">and {more} smaller ones (report.json)</p>' if more > 0 else ""
+    rest = f'<p class="soft">and {more} smaller ones</p>' if more > 0 else ""
     return (
         '<h3>Marked regions</h3><table><thead><tr><th class="n">no.</th><th>box in pixels (left, '
         'top to right, bottom)</th><th class="n">area in pixels</th><th class="n">mean score</th>'
@@ -162,8 +166,16 @@ def _regions(image: Mapping[str, Any]) -> str:
     )
 
 
-def _file_rows(image: Mapping[str, Any]) -> dict[str, str]:
+def _file(image: Mapping[str, Any]) -> str:
+    """What the file says of itself, where that was read."""
     facts = image["file_facts"]
+    if not facts:
+        return ""
+    said = f"{_list(facts['contradictions'], 'warn')}\n{_table(_file_rows(image, facts))}"
+    return f"<h3>The file</h3>\n{said}\n{_exif(facts['exif'])}"
+
+
+def _file_rows(image: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, str]:
     jpeg, thumbnail, credentials = facts["jpeg"], facts["thumbnail"], facts["credentials"]
     rows = {
         "SHA-256": facts["sha256"],
@@ -183,7 +195,7 @@ def _file_rows(image: Mapping[str, Any]) -> dict[str, str]:
     state = _CREDENTIALS.get(credentials["state"], credentials["state"])
     said = [credentials["generator"], ", ".join(credentials["actions"]), credentials["problem"]]
     rows["content credentials"] = "; ".join([state, *(str(one) for one in said if one)])
-    if "class" in image:
+    if image.get("class"):
         classes = image["class_probabilities"].items()
         rows["class"] = ", ".join(f"{name} {value:.2f}" for name, value in classes)
     rows["what the model saw"] = "; ".join(image["views"])

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from loupe.data.images.decoding import read_image
+from loupe.report import facts_of_file
 from loupe.service.store import UPLOAD
 from loupe.structures import THRESHOLD, Prediction
 from loupe.writing import plain, write_bytes
@@ -38,7 +39,7 @@ def write_outcome(
         describe: Gives `regions` and `facts`.
 
     Returns:
-        What the API tells, as JSON.
+        What the API tells, as JSON; and what the file says of itself, for the report.
     """
     upload = folder / UPLOAD
     image = read_image(upload)
@@ -66,7 +67,10 @@ def write_outcome(
         "width": width,
         "height": height,
     }
-    return plain(told | describe(image, prediction, upload.read_bytes()))
+    content = upload.read_bytes()
+    return plain(
+        told | {"file_facts": facts_of_file(content)} | describe(image, prediction, content)
+    )
 
 
 def _shrunk(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
