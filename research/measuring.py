@@ -1,4 +1,4 @@
-"""What the benchmarks share: their command line, clocks that take turns, and one JSON file."""
+"""What programs of research share: their command line, clocks that take turns, one JSON file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ class Taken(NamedTuple):
     wall: float
 
 
-def parser_of(documentation: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is a module's docstring, with `--output` for the JSON file."""
+def parser_of(documentation: str | None, *, output: bool = True) -> argparse.ArgumentParser:
+    """A parser whose help is a module's docstring; with `--output` for the JSON file, if wanted."""
     parser = argparse.ArgumentParser(
         description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, help="JSON file to write")
+    if output:
+        parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser
 
 

@@ -61,12 +61,14 @@ def test_a_model_without_trainable_parameters_is_an_error(cfg):
         solver.build_optimizer(cfg, Net().requires_grad_(False))
 
 
-def test_biases_of_all_names_have_the_decay_of_biases(cfg):
+def test_biases_and_norms_have_decays_of_their_own_and_embeddings_that_of_all_else(cfg):
     model = Net()
     found = settings(solver.parameter_groups(cfg, model), model)
-    decays = {name: decay for name, (_, decay) in found.items() if name.endswith("bias")}
+    decays = {name: decay for name, (_, decay) in found.items()}
+    assert {decays[name] for name in decays if name.endswith("bias")} == {0.0}
     assert "attention.in_proj_bias" in decays
-    assert set(decays.values()) == {0.0}
+    assert decays["norm.weight"] == decays["backbone.1.weight"] == 0.02
+    assert decays["queries.weight"] == decays["level"] == 0.03
 
 
 def test_biases_decay_as_all_else_where_no_decay_is_set_for_them(cfg):
@@ -74,18 +76,6 @@ def test_biases_decay_as_all_else_where_no_decay_is_set_for_them(cfg):
     model = Net()
     found = settings(solver.parameter_groups(cfg, model), model)
     assert found["attention.in_proj_bias"][1] == found["attention.out_proj.bias"][1] == 0.03
-
-
-def test_scales_of_norms_have_the_decay_of_norms(cfg):
-    model = Net()
-    found = settings(solver.parameter_groups(cfg, model), model)
-    assert found["norm.weight"][1] == found["backbone.1.weight"][1] == 0.02
-
-
-def test_embeddings_decay_as_released(cfg):
-    model = Net()
-    found = settings(solver.parameter_groups(cfg, model), model)
-    assert found["queries.weight"][1] == found["level"][1] == 0.03
 
 
 def test_the_backbone_learns_at_its_share_of_the_rate(cfg):

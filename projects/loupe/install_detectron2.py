@@ -299,15 +299,6 @@ def build_wheel(archive: Path, folder: Path) -> Path:
     return target
 
 
-def git_requirement(url: str, revision: str) -> str:
-    """Return pip's requirement for a git repository; a local path becomes a file URL."""
-    if "://" not in url:
-        if not Path(url).is_dir():
-            raise InstallError(f"--git-url {url}: neither a URL nor an existing folder.")
-        url = Path(url).resolve().as_uri()
-    return f"git+{url}@{revision}"
-
-
 def obtain(arguments: argparse.Namespace, folder: Path) -> list[str]:
     """Return pip's arguments that name the Detectron2 wanted, downloaded where necessary."""
     if arguments.find_links:
@@ -317,7 +308,7 @@ def obtain(arguments: argparse.Namespace, folder: Path) -> list[str]:
         return ["detectron2"]
     run_pip(["install", "--quiet", *BUILD_TOOLS], NETWORK_REMEDY)
     if arguments.source == "git":
-        requirement = git_requirement(arguments.git_url, arguments.git_revision)
+        requirement = f"git+{GIT_URL}@{GIT_REVISION}"
         print(f"Building {requirement}; its C++ part takes minutes (MAX_JOBS limits the jobs).")
         return [requirement]
     print(f"Taking the registry's {ARCHIVE_REQUIREMENT} (no compiler needed).")
@@ -377,8 +368,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--source", choices=["registry", "git"], default="registry")
-    parser.add_argument("--git-url", default=GIT_URL, help="repository's URL or a local folder")
-    parser.add_argument("--git-revision", default=GIT_REVISION, help="commit, tag or branch")
     parser.add_argument("--force", action="store_true", help="replace a Detectron2 that works")
     offline = parser.add_mutually_exclusive_group()
     offline.add_argument("--wheel-dir", help="write wheels to this folder instead of installing")

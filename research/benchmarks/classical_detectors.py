@@ -27,7 +27,6 @@ anybody gets the same maps.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 from collections.abc import Callable
@@ -44,6 +43,7 @@ from loupe.data.sources.catalog import load_dataset
 from loupe.modeling.canvas import stack_padded
 from loupe.modeling.forensic.copies import CELL, CHANCE, self_similarity
 from loupe.modeling.forensic.quantisation import QuantisationBranch
+from research.measuring import parser_of
 
 QUALITY = 90
 BOX = 9
@@ -141,9 +141,7 @@ DETECTORS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndar
 
 def main() -> int:
     """Writes maps/ and predictions.csv."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("detector", choices=sorted(DETECTORS))
     parser.add_argument("dataset", help="manifest, folder in a known format, or catalogue name")
     parser.add_argument("--output", type=Path, required=True)

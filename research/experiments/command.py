@@ -18,6 +18,7 @@ from research.experiments.leave_one_out import (
 from research.experiments.options import add_scale_options, scale_of
 from research.experiments.rows import run_table
 from research.experiments.runs import Runner
+from research.measuring import parser_of
 
 LEAVE_ONE_OUT = "loo"
 FAMILIES = "families"
@@ -27,9 +28,7 @@ DEFAULT_SETTINGS = {"offline": "ADAPTATION.MODE offline", "online": "ADAPTATION.
 
 def parse_arguments(words: list[str] | None, documentation: str) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(documentation, output=False)
     tables = [*TABLES, LEAVE_ONE_OUT, FAMILIES]
     parser.add_argument(
         "tables", nargs="+", choices=tables, metavar="TABLE", help=", ".join(tables)

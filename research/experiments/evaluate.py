@@ -14,7 +14,6 @@ with the same options, without the numbers of single images.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -35,6 +34,7 @@ from loupe.trainer import LoupeTrainer
 from loupe.trainer.evaluation import evaluate_model
 from loupe.trainer.randomness import seed_everything
 from loupe.writing import replacing
+from research.measuring import parser_of
 
 
 class Batches(list):
@@ -116,8 +116,6 @@ def forget_weights(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("plan", type=Path, help="JSON file")
     sys.exit(bool(main(json.loads(parser.parse_args().plan.read_text()))))

@@ -24,6 +24,7 @@ from loupe.explanation.regions import region_of
 from loupe.synthesis.regions import draw_region, draw_shape
 from loupe.vocabulary import size_of
 from loupe.writing import write_json
+from research.measuring import parser_of
 
 WINDOW = 768
 QUANTILES = 201
@@ -33,9 +34,7 @@ LEAST_REGIONS = 40
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--regions", type=int, default=2, help="of each photograph")

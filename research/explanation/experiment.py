@@ -41,6 +41,7 @@ from loupe.synthesis.regions import draw_shape
 from loupe.vocabulary import Claims
 from loupe.writing import write_json
 from research.explanation.features import predictor, start_worker
+from research.measuring import parser_of
 
 DRAWN, SEEN = 128, 64
 TRAINED, TESTED = 6000, 600
@@ -79,9 +80,7 @@ ARMS = {
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("part", choices=("data", "run", "table"))
     parser.add_argument("--folder", type=Path, default=Path("output/explain/experiment"))
     parser.add_argument("--photographs", default="")

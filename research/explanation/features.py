@@ -36,6 +36,7 @@ from loupe.inference import LoupePredictor
 from loupe.model_zoo import CONFIGS
 from loupe.structures import THRESHOLD
 from loupe.synthesis import AUTHENTIC, DEFAULT_TECHNIQUES, make_view
+from research.measuring import parser_of
 
 SIZES = (160, 192, 224, 256, 320)
 GRID = 8
@@ -58,9 +59,7 @@ class Task(NamedTuple):
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--count", type=int, default=8000)
     parser.add_argument("--split", choices=SPLITS, default="train")

@@ -38,6 +38,7 @@ from loupe.data.explanations.features import FeatureSet
 from loupe.data.explanations.loaders import explanation_loader
 from loupe.trainer.trainer import LoupeTrainer
 from loupe.writing import write_json
+from research.measuring import parser_of
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "explain_tiny_train.yaml"
@@ -49,9 +50,7 @@ TRIAL_STEPS = 12
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("--photographs", required=True)
     parser.add_argument("--held", required=True)
     parser.add_argument("--seconds", type=float, default=220.0)

@@ -22,15 +22,14 @@ from loupe.model_zoo import CONFIGS
 from loupe.visualization import panel, sheet, text_block
 from loupe.writing import write_json
 from research.explanation.features import Task, predictor, render
+from research.measuring import parser_of
 
 FORGED, AUTHENTIC = 12, 8
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("--held", required=True)
     parser.add_argument("--config-file", default=str(CONFIGS / "explain_tiny.yaml"))
     parser.add_argument("--weights", default="")

@@ -19,13 +19,12 @@ from torch import Tensor
 
 from loupe.checkpoint import load_weights, save_weights
 from loupe.explanation.adapters import as_settings, as_tensor
+from research.measuring import parser_of
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """Parses the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("weights", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--rank", type=int, required=True)

@@ -11,7 +11,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from research.measuring import parser_of
 from research.reliability.bomb_files import BOMBS
 
 MOST_MEGABYTES, MOST_SECONDS = 1000, 10
@@ -59,9 +59,7 @@ def measure(path: Path, kind: str) -> tuple[str, int, float]:
 
 def main(words: list[str] | None = None) -> int:
     """Prints the table; the exit status is 1 if a file took too much or ended its process."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BOMBS)}; all by default")
     parser.add_argument("--output", type=Path, help="JSON file of the table")
     arguments = parser.parse_args(words)

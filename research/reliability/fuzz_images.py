@@ -32,6 +32,7 @@ from loupe.data.images.decoding import read_picture
 from loupe.data.images.errors import UnreadableImageError
 from loupe.data.images.formats import format_of
 from loupe.data.images.masks import read_mask
+from research.measuring import parser_of
 
 COUNTED = ("signals", "hangs", "escaped", "wrong")
 # Children end after so many files, so that no growth of memory is hidden in them.
@@ -252,9 +253,7 @@ def _watch(
 
 def main(words: list[str] | None = None) -> int:
     """Runs the fuzzer; the exit status is 1 if anything was counted that must never happen."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("--files", type=int, default=20_000, help="number of files")
     parser.add_argument("--seed", type=int, default=0, help="of all changes")
     parser.add_argument("--patience", type=float, default=30, help="seconds for one file")

@@ -10,7 +10,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import tempfile
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from loupe.service.store import PICTURES, State
+from research.measuring import parser_of
 from research.reliability.service_load import photographs
 from research.reliability.service_process import ServiceProcess
 
@@ -60,9 +60,7 @@ def one_round(store: Path, seconds: float, options: list[str]) -> Counter[str]:
 
 def main(words: list[str] | None = None) -> int:
     """Prints the counts; the exit status is 1 if a prediction was neither finished nor marked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--options", nargs="*", default=[], help="of loupe serve")
     arguments = parser.parse_args(words)

@@ -13,7 +13,6 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import tempfile
@@ -29,7 +28,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from research.measuring import machine
+from research.measuring import machine, parser_of
 from research.reliability.bomb_files import BOMBS
 from research.reliability.service_process import ServiceProcess
 
@@ -129,9 +128,7 @@ def watch(service: ServiceProcess, sizes: list[dict[str, float]], stop: threadin
 
 def main(words: list[str] | None = None) -> int:
     """Prints what came of it as JSON; the exit status is 1 if anything was wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--different", type=int, default=24, help="different photographs")

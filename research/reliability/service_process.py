@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 
 import httpx
 
@@ -46,12 +45,7 @@ class ServiceProcess:
             assert self.process.poll() is None, "the service ended; see its log"
             time.sleep(0.5)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stops it as a system does."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

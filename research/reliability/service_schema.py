@@ -10,20 +10,18 @@ Example:
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from research.measuring import parser_of
 from research.reliability.service_process import ServiceProcess
 
 
 def main(words: list[str] | None = None) -> int:
     """Runs schemathesis; its exit status is this one's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__, output=False)
     parser.add_argument("--examples", type=int, default=900, help="of each of the operations")
     parser.add_argument("--options", nargs="*", default=[], help="of loupe serve")
     arguments = parser.parse_args(words)

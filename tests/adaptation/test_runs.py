@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from loupe.checkpoint import load_weights
 from loupe.solver import warmup_stable_decay
 from loupe.structures import GroundTruth
 from loupe.trainer.evaluation import adaptation_schedule, evaluate_model
-from tests.adaptation.test_steps import fail_on
+from tests.adaptation.test_steps import fail_on, state, unlabelled
 
 Item = dict[str, Any]
 MakeItem = Callable[..., Item]
@@ -39,14 +39,6 @@ def build(build: Build) -> Build:
         return model
 
     return forged
-
-
-def unlabelled(make_item: MakeItem, seeds: Iterable[int] = (0, 1, 2)) -> list[Item]:
-    return [{k: v for k, v in make_item(seed).items() if k in SHOWN} for seed in seeds]
-
-
-def state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def unchanged(module: nn.Module, before: dict[str, Tensor]) -> bool:

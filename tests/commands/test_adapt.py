@@ -110,15 +110,6 @@ def test_the_checkpoint_is_only_read(folder: Path, tmp_path: Path, capsys):
     assert (folder / "base.pth").read_bytes() == before
 
 
-def test_no_item_that_reaches_adaptation_has_a_truth(folder: Path):
-    cfg = load_config(CONFIG, SMALL)
-    predictor = LoupePredictor(cfg, folder / "base.pth")
-    files = [str(path) for path in sorted((folder / "images").rglob("*.png"))]
-    items = [item for batch in predictor.loader(files, 0) for item in batch]
-    assert len(items) == 7
-    assert not {"ground_truth", "label", "mask", "regions"} & set().union(*items)
-
-
 def test_a_mode_is_asked_for(folder: Path, tmp_path: Path, capsys):
     assert run(folder, tmp_path, "ADAPTATION.MODE", "none") == 2
     assert "ADAPTATION.MODE is none: add" in capsys.readouterr().err

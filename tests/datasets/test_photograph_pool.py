@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -21,10 +20,7 @@ from tests.scripts import load_script
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    # Dataclasses and tuples of a script look for its module by name.
-    module = load_script("datasets/photograph_pool.py")
-    sys.modules.setdefault(module.__name__, module)
-    return module
+    return load_script("datasets/photograph_pool.py")
 
 
 def picture(seed: int, height: int = 150, width: int = 130) -> np.ndarray:

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 from skimage.measure import label as label_regions
-from sklearn.metrics import f1_score, jaccard_score, roc_auc_score
 
 from loupe.evaluation.measures import ImageMeasures, largest_region, measure_image
 from loupe.structures import GroundTruth
@@ -24,33 +23,10 @@ def measured(truth: GroundTruth, forgery_map: np.ndarray | None, score: float = 
     return measure_image("a.jpg", truth, score, forgery_map)[0]
 
 
-@pytest.mark.parametrize("eight_bit", [False, True])
-def test_counts_give_scikit_learns_f1_and_iou(eight_bit):
-    scores, mask = example()
-    forgery_map = (scores * 255).astype(np.uint8) if eight_bit else scores
-    called = forgery_map > (127 if eight_bit else 0.5)
-    numbers = measured(GroundTruth(1, mask), forgery_map)
-    hits, alarms = numbers.true_positives, numbers.false_positives
-    missed = numbers.false_negatives
-    assert 2 * hits / (2 * hits + alarms + missed) == pytest.approx(
-        f1_score(mask.ravel(), called.ravel())
-    )
-    assert hits / (hits + alarms + missed) == pytest.approx(
-        jaccard_score(mask.ravel(), called.ravel())
-    )
-    assert hits + alarms + missed + numbers.true_negatives == mask.size
-
-
 def test_the_threshold_itself_is_not_forged():
     truth = GroundTruth(1, np.ones((1, 3), bool))
     for values in (np.float32([[0.5, 0.5, 0.6]]), np.uint8([[127, 127, 128]])):
         assert measured(truth, values).true_positives == 1
-
-
-def test_pixel_area_equals_scikit_learn():
-    scores, mask = example()
-    expected = roc_auc_score(mask.ravel(), scores.ravel())
-    assert measured(GroundTruth(1, mask), scores).pixel_auc == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("mask", [None, np.zeros((30, 50), bool)])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from loupe.evaluation import pooled_histogram
 from loupe.evaluation.curves import count_levels
 from loupe.evaluation.metrics import METRICS
 from loupe.evaluation.pooled_histogram import (
@@ -173,16 +172,3 @@ def test_the_best_threshold_separates_what_it_should():
     scores = np.array([0.1, 0.2, 0.7, 0.8], np.float32)
     histogram = merged(histogram_of([(scores, scores > 0.5)]).shard())
     assert 0.2 < best_threshold(histogram) <= 0.7
-
-
-def test_nothing_added_leaves_everything_undefined():
-    nothing = merged(PooledHistogram().shard())
-    found = pooled_estimates(nothing, FUNCTIONS)
-    assert all(np.isnan(estimate).all() for estimate in found.values())
-    assert np.isnan(best_threshold(nothing))
-
-
-def test_a_weight_depends_on_the_name_alone():
-    weights = pooled_histogram.poisson_weights
-    assert (weights("a") == weights("a")).all()
-    assert (weights("a") != weights("b")).any()

@@ -179,19 +179,14 @@ def test_images_that_coco_results_leave_out_are_called_authentic(tmp_path, items
     assert scored.results.metrics["image/AUC"].value == pytest.approx(0.5 + 0.5 / 8)
 
 
-@pytest.fixture(scope="module")
-def tool():
-    return score_command
-
-
-def run_tool(tool, folder: Path, *words: str) -> int:
+def run_tool(folder: Path, *words: str) -> int:
     arguments = [folder / "saved", folder / "manifest.csv", "--output", folder / "out"]
     fixed = [*map(str, arguments), "--resamples", "20", "--processes", "1"]
-    return tool.main([*fixed, *words])
+    return score_command.main([*fixed, *words])
 
 
-def test_the_tool_writes_three_files_that_agree(tool, tmp_path, items, capsys):
-    assert run_tool(tool, tmp_path) == 0
+def test_the_tool_writes_three_files_that_agree(tmp_path, items, capsys):
+    assert run_tool(tmp_path) == 0
     expected = score(tmp_path, items).results.metrics["pixel/F1-pooled"].value
     content = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert content["pixel/F1-pooled"]["value"] == expected
@@ -202,38 +197,38 @@ def test_the_tool_writes_three_files_that_agree(tool, tmp_path, items, capsys):
     assert f"{expected:.4f}" in capsys.readouterr().out
 
 
-def test_the_tool_fits_a_temperature_and_applies_it(tool, tmp_path, items):
-    assert run_tool(tool, tmp_path, "--fit-temperature") == 0
+def test_the_tool_fits_a_temperature_and_applies_it(tmp_path, items):
+    assert run_tool(tmp_path, "--fit-temperature") == 0
     path = tmp_path / "out" / "calibration.json"
     fitted = json.loads(path.read_text())
     assert fitted["negative_log_likelihood_calibrated"] <= fitted["negative_log_likelihood"]
-    assert run_tool(tool, tmp_path, "--temperature", str(path)) == 0
+    assert run_tool(tmp_path, "--temperature", str(path)) == 0
     content = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert content["options"]["temperature"] == fitted["temperature"]
 
 
-def test_a_bad_map_is_a_row_of_the_reports_and_no_markup(tool, tmp_path, items, capsys):
+def test_a_bad_map_is_a_row_of_the_reports_and_no_markup(tmp_path, items, capsys):
     for folder in ("images", "saved/maps"):
         (tmp_path / folder / "003.png").rename(tmp_path / folder / "<script>.png")
     for table in ("manifest.csv", "saved/predictions.csv"):
         text = (tmp_path / table).read_text().replace("images/003", "images/<script>")
         (tmp_path / table).write_text(text)
     (tmp_path / "saved" / "maps" / "<script>.png").write_text("this is text")
-    assert run_tool(tool, tmp_path) == 1
+    assert run_tool(tmp_path) == 1
     assert "not a readable PNG" in capsys.readouterr().out
     (reason,) = json.loads((tmp_path / "out" / "scores.json").read_text())["unreadable"].values()
     assert "<script>.png: not a readable PNG" in reason
     report = (tmp_path / "out" / "scores.md").read_text()
     assert "&lt;script&gt;.png: not a readable PNG" in report
     assert "<script>" not in report
-    assert run_tool(tool, tmp_path, "--faults", "error") == 2
+    assert run_tool(tmp_path, "--faults", "error") == 2
     assert "<script>.png: not a readable PNG" in capsys.readouterr().err
 
 
-def test_the_tool_warns_of_maps_that_hold_zero_and_one(tool, tmp_path, items, capsys):
+def test_the_tool_warns_of_maps_that_hold_zero_and_one(tmp_path, items, capsys):
     for path in (tmp_path / "saved" / "maps").iterdir():
         cv2.imwrite(str(path), (cv2.imread(str(path), 0) > 127).astype(np.uint8))
-    assert run_tool(tool, tmp_path) == 0
+    assert run_tool(tmp_path) == 0
     assert "save 0 and 255" in capsys.readouterr().out
 
 

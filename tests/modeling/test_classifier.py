@@ -66,19 +66,3 @@ def test_another_grid_is_pooled_onto_the_training_grid(h: int, w: int):
         pooled = output.patch_logits.view(2, 3, 2, 4, 2).mean(dim=(2, 4)).flatten(1)
         logits = torch.cat([model.image_head(features["pooled"]), pooled], dim=1)
         torch.testing.assert_close(output.image_logits, model.fusion(logits)[:, 0])
-
-
-def test_every_parameter_receives_a_gradient():
-    model = classifier()
-    output = model(**inputs())
-    (output.image_logits.sum() + output.patch_logits.square().sum()).backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
-
-
-def test_a_batch_of_two_equals_two_batches_of_one():
-    model, features = classifier(), inputs()
-    both = model(**features)
-    for b in range(2):
-        alone = model(**{name: value[b : b + 1] for name, value in features.items()})
-        torch.testing.assert_close(both.image_logits[b], alone.image_logits[0])
-        torch.testing.assert_close(both.patch_logits[b], alone.patch_logits[0])

@@ -58,22 +58,6 @@ def test_a_larger_alpha_makes_misses_dearer_and_false_alarms_cheaper():
     assert false_alarm[0] > false_alarm[1]
 
 
-def test_alpha_does_not_weigh_the_polynomial_term():
-    difference = [
-        one(-2.0, 1.0, alpha=alpha) - one(-2.0, 1.0, alpha=alpha, epsilon=0.0) for alpha in ALPHAS
-    ]
-    assert difference[0] == pytest.approx(difference[1], rel=1e-5)
-
-
-def test_a_larger_gamma_makes_easy_elements_cheaper():
-    easy = [one(3.0, 1.0, alpha=0.5, gamma=gamma, epsilon=0.0) for gamma in (0.0, 1.0, 2.0)]
-    assert easy[0] > easy[1] > easy[2]
-
-
-def test_a_larger_epsilon_makes_wrong_elements_dearer():
-    assert one(-3.0, 1.0, alpha=0.5, epsilon=1.0) > one(-3.0, 1.0, alpha=0.5, epsilon=0.0)
-
-
 LOSSES = {
     "poly": partial(poly_focal_loss, alpha=0.8, **POLY),
     "tversky": tversky,
@@ -97,13 +81,6 @@ def test_losses_are_float32_for_a_half_precision_network(name: str):
     half = LOSSES[name](logits.bfloat16(), torch.ones(2, 7))
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, LOSSES[name](logits.bfloat16().float(), torch.ones(2, 7)))
-
-
-@pytest.mark.parametrize("name", list(LOSSES))
-def test_losses_prefer_the_truth(name: str):
-    targets = (torch.rand(2, 7) > 0.5).float()
-    good, bad = (LOSSES[name](sign * (targets * 6 - 3), targets).sum() for sign in (1, -1))
-    assert good < bad
 
 
 def counts(true: int, invented: int, missed: int, rest: int = 3) -> tuple[Tensor, Tensor]:
@@ -132,16 +109,3 @@ def test_each_tversky_weight_weighs_its_own_error():
     assert tversky(*false_negatives) > tversky(*false_positives)
     swapped = {"false_positive": 0.9, "false_negative": 0.1}
     assert tversky(*false_negatives, **swapped) < tversky(*false_positives, **swapped)
-
-
-def test_tversky_is_one_for_each_mask():
-    logits, targets = torch.randn(3, 20), torch.rand(3, 20)
-    whole = tversky(logits, targets)
-    assert whole.shape == (3,)
-    torch.testing.assert_close(whole[1:2], tversky(logits[1:2], targets[1:2]))
-
-
-def test_a_perfect_mask_costs_nothing_and_a_wrong_one_everything():
-    targets = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
-    assert tversky(targets * 200 - 100, targets).item() == pytest.approx(0, abs=1e-6)
-    assert tversky(100 - targets * 200, targets).item() == pytest.approx(1, abs=1e-5)

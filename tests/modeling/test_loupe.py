@@ -106,33 +106,6 @@ def test_odd_batches_have_finite_losses_and_a_gradient_for_every_parameter(
         assert all(torch.isfinite(p.grad).all() for _, p in trained), odd
 
 
-@pytest.mark.parametrize("pixels", ["whole", "one"])
-def test_wholly_forged_images_and_single_pixels_are_learned_from(
-    pixels: str, tiny_model: Loupe, make_item: MakeItem
-):
-    item = make_item()
-    item["regions"] = torch.zeros(84, 84, dtype=torch.uint8)
-    if pixels == "whole":
-        item["regions"][:] = 1
-    else:
-        item["regions"][40, 41] = 1
-    item["mask"] = item["regions"].float()
-    losses = tiny_model.train()([item])
-    assert all(torch.isfinite(loss) for loss in losses.values())
-    assert losses["loss_mask_tversky"] > 0
-
-
-def test_an_image_without_a_known_mask_counts_for_the_verdict_only(
-    tiny_model: Loupe, make_item: MakeItem
-):
-    tiny_model.train().mask_criterion.draw = draw_alike
-    known, unknown = make_item(0), make_item(1, mask_known=False)
-    both, alone = tiny_model([known, unknown]), tiny_model([known])
-    for name in set(both) - {"loss_image"}:
-        torch.testing.assert_close(both[name], alone[name])
-    assert both["loss_image"] != alone["loss_image"]
-
-
 # ---- Names
 
 
@@ -201,15 +174,6 @@ def test_counts_are_what_they_are_called(tiny_model: Loupe, make_item: MakeItem)
     assert patches == 12 + 36 + 36
     assert masks == 2 + 5
     assert class_weights == pytest.approx(2 + 3 * 0.1 + 5 * 0.1 + 5)
-
-
-def test_the_counts_agree_with_the_targets(tiny_model: Loupe, make_item: MakeItem):
-    items = [make_item(0, valid_size=(15, 84)), make_item(1, mask_known=False), make_item(2)]
-    targets = targets_of(tiny_model, items)
-    counts = tiny_model.loss_counts(items).tolist()
-    assert counts[0] == len(targets.labels)
-    assert counts[1] == int(targets.patch_valid.sum())
-    assert counts[2] == sum(map(len, targets.masks))
 
 
 # ---- Targets

@@ -95,10 +95,6 @@ def test_every_depth_has_its_losses_and_the_last_has_no_number():
         assert set(losses) == expected
 
 
-def test_the_default_weights_are_the_papers():
-    assert criterion().weights == MaskLossWeights(mask=5, tversky=5, class_=2, box=2)
-
-
 def test_each_weight_weighs_its_own_loss():
     output, targets = random_output(1, boxes=True), targets_of(TWO)
     unit = criterion(weights=MaskLossWeights(1, 1, 1, 1))([output], targets, ONE)
@@ -159,27 +155,10 @@ def test_a_perfect_prediction_costs_nearly_nothing():
     assert max(losses["loss_query"], losses["loss_box"], losses["loss_giou"]) < 1e-4
 
 
-def test_a_perfect_prediction_costs_far_less_than_a_wrong_one():
-    targets = targets_of(TWO, BIG)
-    right = perfect_output(targets)
-    wrong = MaskOutput(-right.class_logits, -right.mask_logits, None)
-    costs = [total(criterion()([o], targets, counts_of(targets))) for o in (right, wrong)]
-    # Bilinear sampling at the squares' edges is what is left of the first.
-    assert costs[0] < 0.02 * costs[1]
-
-
 def test_the_order_of_targets_is_irrelevant():
     output = random_output(1, boxes=True)
     one = criterion()([output], targets_of(TWO), ONE)
     other = criterion()([output], targets_of(TWO.flip(0)), ONE)
-    torch.testing.assert_close(one, other)
-
-
-def test_the_order_of_images_is_irrelevant():
-    output, targets = random_output(3), targets_of(TWO, NONE, BIG)
-    swapped = MaskOutput(output.class_logits.flip(0), output.mask_logits.flip(0), None)
-    one = criterion()([output], targets, ONE)
-    other = criterion()([swapped], targets_of(BIG, NONE, TWO), ONE)
     torch.testing.assert_close(one, other)
 
 
@@ -265,20 +244,6 @@ def test_padding_is_never_sampled():
 
 
 # ---- Counts
-
-
-def test_losses_of_micro_batches_add_up_to_the_losses_of_the_whole():
-    masks = [TWO, NONE, BIG, NONE, NONE, NONE, TWO, squares((3, 3, 2))]
-    targets = targets_of(*masks)
-    output, counts = random_output(8, boxes=True), counts_of(targets)
-    whole = criterion()([output], targets, counts)
-    parts = []
-    for first in range(0, 8, 2):
-        part = slice(first, first + 2)
-        micro = MaskOutput(*(tensor[part] for tensor in output))
-        parts.append(criterion()([micro], targets_of(*masks[part]), counts))
-    summed = {name: sum(part[name] for part in parts) for name in whole}
-    torch.testing.assert_close(summed, whole)
 
 
 def test_points_are_mostly_the_uncertain_ones():

@@ -51,12 +51,7 @@ def condensed(folder: Path) -> dict[str, np.ndarray]:
         kept[f"{file}/mask_logits"] = tensors[f"seg.mask_logits.call{FINAL}"]
         for call in range(FINAL + 1):
             kept[f"{file}/class_logits.{call}"] = tensors[f"seg.class_logits.call{call}"]
-        for name in (
-            "cls.global_logits",
-            "cls.fused_logits",
-            "cls.patch_logits",
-            "backbone.pooled",
-        ):
+        for name in CLASSIFIER_OUTPUTS:
             kept[f"{file}/{name}"] = tensors[name]
     for file in ("train_cls", "train_seg", "train_tta"):
         kept |= _training(file, load_file(folder / f"{file}.safetensors"))

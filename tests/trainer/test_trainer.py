@@ -79,14 +79,6 @@ def assert_equal_weights(first: LoupeTrainer, second: LoupeTrainer) -> None:
     assert first.scheduler.last_epoch == second.scheduler.last_epoch
 
 
-def test_an_interrupted_run_resumes_from_its_last_periodic_checkpoint(folder):
-    options = ("SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 5)
-    train(toy_config(folder, *options), stop_at=3)
-    rest = train(toy_config(folder, *options), resume=True)
-    assert rest.start_iter == 2
-    assert len(rest.losses) == 3
-
-
 def test_resuming_without_a_checkpoint_starts_from_the_beginning(folder):
     assert train(toy_config(folder), resume=True).start_iter == 0
 

@@ -15,7 +15,6 @@ _METRICS = (
 )
 _GROUP = ("images", "probability", *_METRICS[:4], "centre prior")
 
-NOTHING = "Nothing that is known to go wrong."
 VIEWS_TEXT = """Of forged images: the model's own map, what it gives when told the condition, a bump
 in the middle; on the patch grid, the patch map (the pseudo-label of adaptation) and the mask.
 """

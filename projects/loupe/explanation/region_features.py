@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from loupe.structures import THRESHOLD
 
-BACKGROUNDS = ("mean", "blur")
 # Of the blurred background, as a fraction of the image's longer side.
 _BLUR = 0.04
 
@@ -67,7 +66,7 @@ def masked_image(images: Tensor, mask: Tensor, background: str = "mean") -> Tens
     Args:
         images: (B, 3, H, W), normalised: 0 is the mean colour.
         mask: (B, 1, H, W), 0 or 1.
-        background: One of BACKGROUNDS.
+        background: "mean" or "blur".
     """
     if background == "mean":
         return images * mask

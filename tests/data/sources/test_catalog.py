@@ -90,20 +90,9 @@ def test_dicts_that_say_too_little_are_refused_by_what_they_say(register, entry,
         load_dataset("theirs")
 
 
-def test_path_is_loaded(tmp_path, save):
-    save(tmp_path / "a.png")
-    assert len(load_dataset(str(tmp_path))) == 1
-
-
 def test_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(DatasetError, match="'ddl_trian' is neither .*ddl_train"):
         load_dataset("ddl_trian")
-
-
-def test_synthetic_set_is_listed_in_balance():
-    entries = load_dataset("synthetic://valid?size=64&seed=5&count=10")
-    assert [entry["label"] for entry in entries] == [0, 1] * 5
-    assert len({entry["image_id"] for entry in entries}) == 10
 
 
 @pytest.mark.parametrize(

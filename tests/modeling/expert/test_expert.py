@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from detectron2.modeling import build_model
 from loupe import add_loupe_config
 from loupe.config import load_config
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
-from loupe.data.training.samplers import TrainingSampler
 from loupe.model_zoo import CONFIGS
 from loupe.modeling.expert.feature_cache import FeatureCache
 from loupe.modeling.expert.view import crop_view, whole_view
@@ -120,16 +118,6 @@ def test_the_learning_rate_is_not_zero_before_the_end():
     assert rate(0.01) == pytest.approx(1.0, abs=1e-6)
     assert rate(0.5) == pytest.approx(0.5 / 0.99, abs=1e-3)
     assert rate(0.999) > 0
-
-
-def test_two_processes_draw_each_of_thirty_images_once(monkeypatch):
-    # Released: of 30 images two processes draw 3 both and 9 never.
-    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
-    drawn = []
-    for rank in range(2):
-        monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
-        drawn += [draw.image for draw in islice(iter(TrainingSampler(30, seed=1)), 15)]
-    assert sorted(drawn) == list(range(30))
 
 
 # ---- Classes, prompts, gate

@@ -7,6 +7,9 @@ generator, as in all of Detectron2; `loupe.data.training.loaders` seeds it for e
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import cv2
 import numpy as np
 from detectron2.data import transforms as T
@@ -96,59 +99,6 @@ class Rotate90(Transform):
         return coords
 
 
-class _Photometric(Transform):
-    """Changes the image's pixels and neither its geometry nor the mask."""
-
-    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """The mask, untouched."""
-        return segmentation
-
-    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """The coordinates, untouched."""
-        return coords
-
-
-class JpegTransform(_Photometric):
-    """Compresses with JPEG and decompresses."""
-
-    def __init__(self, quality: int) -> None:
-        """Takes the quality of libjpeg, 1 to 100."""
-        super().__init__()
-        self.quality = quality
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 RGB -> same."""
-        return save_jpeg(img, self.quality)
-
-
-class BlurTransform(_Photometric):
-    """Blurs with a Gaussian."""
-
-    def __init__(self, sigma: float) -> None:
-        """Takes the standard deviation in pixels."""
-        super().__init__()
-        self.sigma = sigma
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 -> same."""
-        return cv2.GaussianBlur(np.ascontiguousarray(img), (0, 0), self.sigma)
-
-
-class NoiseTransform(_Photometric):
-    """Adds Gaussian noise, which is the same each time it is applied."""
-
-    def __init__(self, sigma: float, seed: int) -> None:
-        """Takes the standard deviation in grey levels and the noise's own seed."""
-        super().__init__()
-        self.sigma, self.seed = sigma, seed
-
-    def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 -> same."""
-        generator = np.random.default_rng(self.seed)
-        noise = generator.standard_normal(img.shape, dtype=np.float32) * np.float32(self.sigma)
-        return np.clip(img + noise + 0.5, 0, 255).astype(np.uint8)
-
-
 class RandomRotate90(T.Augmentation):
     """Turns by 90, 180 or 270 degrees."""
 
@@ -157,44 +107,42 @@ class RandomRotate90(T.Augmentation):
         return Rotate90(image.shape[:2], int(np.random.randint(1, 4)))
 
 
-class RandomJpeg(T.Augmentation):
-    """JPEG of a random quality."""
+class RandomColour(T.Augmentation):
+    """Changes pixels and leaves the mask alone.
 
-    def __init__(self, minimum: int = 50, maximum: int = 95) -> None:
-        """Takes the range of qualities, both ends included."""
+    Args:
+        draw: Draws an operation on (H, W, 3) uint8 RGB.
+    """
+
+    def __init__(self, draw: Callable[[], Callable[[np.ndarray], np.ndarray]]) -> None:
         super().__init__()
-        self.minimum, self.maximum = minimum, maximum
+        self.draw = draw
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """Draws the quality."""
-        return JpegTransform(int(np.random.randint(self.minimum, self.maximum + 1)))
+        """Draws the operation."""
+        return T.ColorTransform(self.draw())
 
 
-class RandomBlur(T.Augmentation):
-    """Gaussian blur of random width."""
-
-    def __init__(self, minimum: float = 0.3, maximum: float = 1.5) -> None:
-        """Takes the range of standard deviations in pixels."""
-        super().__init__()
-        self.minimum, self.maximum = minimum, maximum
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        """Draws the width."""
-        return BlurTransform(float(self._rand_range(self.minimum, self.maximum)))
+def draw_jpeg() -> Callable[[np.ndarray], np.ndarray]:
+    """JPEG of quality 50 to 95."""
+    return partial(save_jpeg, quality=int(np.random.randint(50, 96)))
 
 
-class RandomNoise(T.Augmentation):
-    """Gaussian noise of random strength."""
+def draw_blur() -> Callable[[np.ndarray], np.ndarray]:
+    """Gaussian blur of 0.3 to 1.5 pixels."""
+    sigma = float(np.random.uniform(0.3, 1.5))
+    return lambda image: cv2.GaussianBlur(np.ascontiguousarray(image), (0, 0), sigma)
 
-    def __init__(self, minimum: float = 1.0, maximum: float = 6.0) -> None:
-        """Takes the range of standard deviations in grey levels."""
-        super().__init__()
-        self.minimum, self.maximum = minimum, maximum
 
-    def get_transform(self, image: np.ndarray) -> Transform:
-        """Draws strength and seed."""
-        sigma = float(self._rand_range(self.minimum, self.maximum))
-        return NoiseTransform(sigma, int(np.random.randint(2**31)))
+def draw_noise() -> Callable[[np.ndarray], np.ndarray]:
+    """Gaussian noise of 1 to 6 grey levels, the same each time it is applied."""
+    sigma, seed = np.float32(np.random.uniform(1.0, 6.0)), int(np.random.randint(2**31))
+
+    def add(image: np.ndarray) -> np.ndarray:
+        noise = np.random.default_rng(seed).standard_normal(image.shape, dtype=np.float32)
+        return np.clip(image + noise * sigma + 0.5, 0, 255).astype(np.uint8)
+
+    return add
 
 
 class RandomScale(T.Augmentation):
@@ -285,8 +233,8 @@ def build_augmentations(
         (flip, T.RandomFlip(prob=1.0)),
         (rotate90, RandomRotate90()),
         (scale, RandomScale(crop=crop)),
-        (blur, RandomBlur()),
-        (noise, RandomNoise()),
-        (jpeg, RandomJpeg()),
+        (blur, RandomColour(draw_blur)),
+        (noise, RandomColour(draw_noise)),
+        (jpeg, RandomColour(draw_jpeg)),
     ]
     return [T.RandomApply(augmentation, prob) for prob, augmentation in chosen if prob > 0.0]

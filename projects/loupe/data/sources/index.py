@@ -58,7 +58,6 @@ _KEYS = {*_NEEDED, "mask_rule", "wholly_forged"}
 _logger = logging.getLogger(__name__)
 
 # Path -> size and time of change in ns; folders have size -1.
-Stamps = dict[str, list[int]]
 
 
 class DatasetIndex:

@@ -36,7 +36,6 @@ from loupe.modeling.targets import at_least_one
 from loupe.structures import CLASSES, LossCounts, class_names, class_of
 
 PARTS = ("backbone", "evidence", "segmentation_encoder", "mask_prompting")
-GATES = ("none", "class")
 
 Item = dict[str, Any]
 
