@@ -43,7 +43,7 @@ def test_an_image_gets_its_prediction_with_regions_facts_and_pictures(client: ht
     report = client.get(told["links"]["report"])
     assert report.headers["content-disposition"].startswith("attachment")
     assert hashlib.sha256(png()).hexdigest() in report.text
-    assert "<td>authentic 0.216, tampered 0.784</td>" in report.text
+    assert "<td>authentic 0.22, tampered 0.78</td>" in report.text
     assert "&lt;b&gt;no&lt;/b&gt;" in report.text
     assert "<b>" not in report.text
     assert "<script" not in report.text

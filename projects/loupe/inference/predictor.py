@@ -273,7 +273,10 @@ def _prediction(
     patch_map = output["patch_map"]
     maps = output["forgery_map"].numpy(), None if patch_map is None else patch_map.numpy()
     scores: TileScores | None = output.get("tile_scores")
-    told = {"views": views_of(item, scores), "class_probabilities": _classes(output)}
+    told: dict[str, Any] = {
+        "views": views_of(item, scores),
+        "class_probabilities": _classes(output),
+    }
     if rule is None:
         return Prediction(output["forgery_score"], *maps, **told)
     height, width = item["valid_size"]

@@ -198,7 +198,8 @@ def _file_rows(image: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, 
     if image.get("class"):
         classes = image["class_probabilities"].items()
         rows["class"] = ", ".join(f"{name} {value:.2f}" for name, value in classes)
-    rows["what the model saw"] = "; ".join(image["views"])
+    if image["views"]:
+        rows["what the model saw"] = "; ".join(image["views"])
     rows["seconds"] = str(image["seconds"])
     if facts["unread"]:
         rows["not read"] = "; ".join(facts["unread"])
