@@ -69,6 +69,43 @@ def sized(kind: str) -> dict[str, Any]:
 # ---- Gradients
 
 
+@pytest.mark.parametrize("kind", ["stage 2", "stage 3"])
+def test_checkpointing_keeps_less_and_changes_no_loss_and_no_gradient(
+    kind: str, build: Build, make_item: MakeItem
+):
+    items = [make_item(0, **sized(kind)), make_item(1, label=0, **sized(kind))]
+
+    def trained(enabled: bool) -> tuple[int, dict[str, Tensor], list[Tensor]]:
+        model = wakened(build(*KINDS[kind], "MODEL.ACTIVATION_CHECKPOINTING", enabled)).train()
+        kept: list[int] = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            losses = model(items)
+        sum(losses.values()).backward()
+        return sum(kept), losses, [p.grad for p in model.parameters() if p.grad is not None]
+
+    kept, losses, gradients = trained(False)
+    kept_now, losses_now, gradients_now = trained(True)
+    assert kept_now < 0.7 * kept
+    assert all(torch.equal(losses[name], losses_now[name]) for name in losses)
+    assert all(torch.equal(*pair) for pair in zip(gradients, gradients_now, strict=True))
+
+
+def test_compiling_takes_each_block_and_keeps_the_names_of_weights(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+):
+    names = build().state_dict().keys()
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda block: compiled.append(block))
+    model = build("MODEL.COMPILE", True)
+    assert compiled == list(model.backbone.vit.blocks)
+    assert model.state_dict().keys() == names
+
+
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_trained_parameter_receives_a_gradient(kind: str, build: Build, make_item: MakeItem):
     model = wakened(build(*KINDS[kind])).train()

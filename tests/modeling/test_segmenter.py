@@ -56,7 +56,7 @@ def flat(outputs: list[MaskOutput]) -> list[Tensor]:
 
 def test_the_pyramid_has_four_scales_of_any_grid():
     patches = torch.randn(2, 8, 6, 10)
-    levels = FeaturePyramid(8)(patches)
+    levels = FeaturePyramid(8)(patches, [nn.Identity()] * 4)
     sizes = [tuple(level.shape[2:]) for level in levels]
     assert sizes == [(24, 40), (12, 20), (6, 10), (3, 5)]
     assert torch.equal(levels[2], patches)
@@ -64,7 +64,7 @@ def test_the_pyramid_has_four_scales_of_any_grid():
 
 @pytest.mark.parametrize("grid", [(1, 1), (1, 5), (4, 1)])
 def test_a_grid_of_one_cell_is_not_halved_further(grid: tuple[int, int]):
-    coarsest = FeaturePyramid(8)(torch.randn(2, 8, *grid))[3]
+    coarsest = FeaturePyramid(8)(torch.randn(2, 8, *grid), [nn.Identity()] * 4)[3]
     assert tuple(coarsest.shape[2:]) == tuple(max(1, side // 2) for side in grid)
 
 

@@ -48,6 +48,12 @@ KEYS = {
     # Statistics of 0..255 RGB pixels that the Perception Encoder was trained with.
     "MODEL.PIXEL_MEAN": Key([127.5, 127.5, 127.5], each_of_three(NUMBER)),
     "MODEL.PIXEL_STD": Key([127.5, 127.5, 127.5], each_of_three(above(0))),
+    # Compute the encoder's blocks, the pyramid and the pixel decoder's layers again for gradients:
+    # less memory in training, more time; the same losses and gradients.
+    "MODEL.ACTIVATION_CHECKPOINTING": Key(False),
+    # Compile the encoder's blocks (torch.compile): a wait at the first two sizes of image, then
+    # faster. Needs a C++ compiler, or Triton on a GPU. Last bits differ.
+    "MODEL.COMPILE": Key(False),
     # Parts that are not trained: of Loupe the first three, of the expert "backbone" and the last.
     "MODEL.FREEZE": Key(
         ["backbone"],

@@ -145,7 +145,7 @@ def with_adapters(cfg: CfgNode, backbone: Any) -> Any:
     """The backbone, with the adapters of MODEL.LORA if there are any.
 
     Raises:
-        ValueError: The backbone is frozen, and its adapters with it.
+        ValueError: The backbone is frozen, and its adapters with it; or an option is not for it.
     """
     lora = cfg.MODEL.LORA
     if lora.RANK and "backbone" in cfg.MODEL.FREEZE:
@@ -153,7 +153,25 @@ def with_adapters(cfg: CfgNode, backbone: Any) -> Any:
             "MODEL.LORA.RANK adapts the backbone, but MODEL.FREEZE names it: take it out (adapters "
             "keep the encoder's own weights as they are)"
         )
-    return add_adapters(backbone, rank=lora.RANK, alpha=lora.ALPHA)
+    backbone = add_adapters(backbone, rank=lora.RANK, alpha=lora.ALPHA)
+    return _run_as_configured(cfg, backbone)
+
+
+def _run_as_configured(cfg: CfgNode, backbone: Any) -> Any:
+    vit = getattr(backbone, "vit", None)
+    for key in ("ACTIVATION_CHECKPOINTING", "COMPILE"):
+        if cfg.MODEL[key] and vit is None:
+            raise ValueError(
+                f"MODEL.{key} is True, but MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME}; "
+                "it is there for encoders of timm"
+            )
+    if cfg.MODEL.ACTIVATION_CHECKPOINTING:
+        vit.set_grad_checkpointing()
+    if cfg.MODEL.COMPILE:
+        # Block by block: one program serves all of them, and names of weights stay.
+        for block in vit.blocks:
+            block.compile()
+    return backbone
 
 
 def build_classifier(cfg: CfgNode, backbone: PerceptionEncoder) -> PatchAwareClassifier:
@@ -182,6 +200,7 @@ def build_segmenter(cfg: CfgNode, dim_in: int) -> Segmenter:
         predict_boxes=segmenter.PREDICT_BOXES,
         condition=segmenter.CONDITION_ATTENTION,
         condition_tokens=segmenter.CONDITION_TOKENS,
+        checkpointing=cfg.MODEL.ACTIVATION_CHECKPOINTING,
     )
 
 

@@ -6,9 +6,13 @@ code's, not ViTDet's. B images, C channels, h w patches.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from loupe.modeling.layers import recomputed
 
 
 class Halving(nn.Module):
@@ -36,8 +40,9 @@ class ScaleBlock(nn.Sequential):
 class FeaturePyramid(nn.Module):
     """Strides are a quarter, half, once and twice the patch size: 3.5, 7, 14, 28 for PE-L/14."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, checkpointing: bool = False) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         self.scales = nn.ModuleList(
             [
                 nn.Sequential(ScaleBlock(dim, up=True), ScaleBlock(dim, up=True)),
@@ -47,6 +52,17 @@ class FeaturePyramid(nn.Module):
             ]
         )
 
-    def forward(self, patches: Tensor) -> list[Tensor]:
-        """(B, C, h, w) -> [(B, C, 4h, 4w), (B, C, 2h, 2w), (B, C, h, w), (B, C, h/2, w/2)]."""
-        return [scale(patches) for scale in self.scales]
+    def forward(self, patches: Tensor, projections: Iterable[nn.Module]) -> list[Tensor]:
+        """Makes the four maps, each projected before the next one is made at full width.
+
+        Args:
+            patches: (B, C, h, w).
+            projections: One for each map, finest first: (B, C, ...) -> (B, C', ...).
+
+        Returns:
+            [(B, C', 4h, 4w), (B, C', 2h, 2w), (B, C', h, w), (B, C', h/2, w/2)].
+        """
+        return [
+            recomputed(nn.Sequential(scale, projection), patches, enabled=self.checkpointing)
+            for scale, projection in zip(self.scales, projections, strict=True)
+        ]

@@ -6,10 +6,13 @@ B batch, N tokens, C channels, h w grid cells.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Mlp(nn.Sequential):
@@ -25,6 +28,16 @@ class Mlp(nn.Sequential):
         for width_in, width_out in pairwise(widths):
             layers += [nn.Linear(width_in, width_out), activation()]
         super().__init__(*layers[:-1])
+
+
+def recomputed(function: Callable[..., Tensor], *inputs: Any, enabled: bool) -> Tensor:
+    """`function(*inputs)`; if enabled, what it computes on the way is computed again for gradients.
+
+    Memory against time: activation checkpointing (arXiv 1604.06174). `function` draws nothing.
+    """
+    if not enabled or not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class FeedForward(nn.Module):

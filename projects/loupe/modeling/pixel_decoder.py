@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loupe.modeling.deformable_attention import DeformableAttention
-from loupe.modeling.layers import FeedForward, sine_position, xavier_
+from loupe.modeling.layers import FeedForward, recomputed, sine_position, xavier_
 
 # The encoder sees the three coarser maps of the pyramid; the finest joins afterwards.
 NUM_LEVELS = 3
@@ -146,6 +146,7 @@ class ConditionalPixelDecoder(nn.Module):
         num_points: Sampling points per level and head.
         ffn_dim: Hidden width of the feed-forward blocks.
         condition: "token", "pixel" or "none".
+        checkpointing: See `recomputed`.
     """
 
     def __init__(
@@ -158,8 +159,10 @@ class ConditionalPixelDecoder(nn.Module):
         num_points: int,
         ffn_dim: int,
         condition: str,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         if condition not in CONDITIONS:
             raise ValueError(
                 f"MODEL.SEGMENTER.CONDITION_ATTENTION is {condition!r}; use one of {[*CONDITIONS]}"
@@ -190,6 +193,11 @@ class ConditionalPixelDecoder(nn.Module):
             layer.deformable_attention.reset_parameters()
         self.level_embedding = nn.Parameter(torch.randn(NUM_LEVELS, dim))
 
+    @property
+    def projections(self) -> list[nn.Module]:
+        """What each map of the pyramid passes first, the finest map first."""
+        return [self.lateral, *reversed(self.input_projections)]
+
     def forward(
         self,
         pyramid: Sequence[Tensor],
@@ -199,27 +207,25 @@ class ConditionalPixelDecoder(nn.Module):
         """Decodes the pyramid.
 
         Args:
-            pyramid: Four maps, finest first, (B, C_in, h, w) each.
+            pyramid: Four maps after `projections`, finest first, (B, C, h, w) each.
             condition: Embeddings and probability; None skips the conditional attention.
             patch_valid: (B, h, w) bool, False = padding; None = all valid.
         """
-        finest, *coarser = pyramid
-        levels = [
-            project(level)
-            for project, level in zip(self.input_projections, reversed(coarser), strict=True)
-        ]
+        finest, *finer = pyramid
+        levels = finer[::-1]
         shapes = [(level.shape[2], level.shape[3]) for level in levels]
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
         position = self._positions(shapes, x.device).to(x.dtype)
         reference = _reference_points(shapes, x.device).expand(x.shape[0], -1, -1, -1)
         valid = None if patch_valid is None else _valid_tokens(patch_valid, shapes)
         for layer in self.layers:
-            x = layer(x, position, reference, shapes, condition, valid)
+            inputs = (x, position, reference, shapes, condition, valid)
+            x = recomputed(layer, *inputs, enabled=self.checkpointing)
         memory = [
             tokens.transpose(1, 2).reshape(x.shape[0], -1, h, w)
             for tokens, (h, w) in zip(x.split([h * w for h, w in shapes], 1), shapes, strict=True)
         ]
-        mask_features = self.lateral(finest) + F.interpolate(
+        mask_features = finest + F.interpolate(
             memory[-1], size=finest.shape[-2:], mode="bilinear", align_corners=False
         )
         return PixelFeatures(self.mask_projection(self.output(mask_features)), memory)

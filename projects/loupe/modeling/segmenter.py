@@ -30,6 +30,7 @@ class Segmenter(nn.Module):
         predict_boxes: Adds a box head.
         condition: "token", "pixel" or "none".
         condition_tokens: Learned embeddings for each of the two classes.
+        checkpointing: Compute the pyramid and the pixel decoder's layers again for gradients.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class Segmenter(nn.Module):
         predict_boxes: bool,
         condition: str,
         condition_tokens: int,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.feature_pyramid = FeaturePyramid(dim_in)
+        self.feature_pyramid = FeaturePyramid(dim_in, checkpointing=checkpointing)
         # Row 0 = authentic, row 1 = forged.
         self.condition_embeddings = None
         if condition != "none":
@@ -63,6 +65,7 @@ class Segmenter(nn.Module):
             num_points=num_points,
             ffn_dim=pixel_ffn_dim,
             condition=condition,
+            checkpointing=checkpointing,
         )
         self.mask_decoder = MaskDecoder(
             dim=dim,
@@ -100,7 +103,7 @@ class Segmenter(nn.Module):
         condition = None
         if probability is not None and self.condition_embeddings is not None:
             condition = Condition(self.condition_embeddings, probability)
-        pyramid = self.feature_pyramid(patches)
+        pyramid = self.feature_pyramid(patches, self.pixel_decoder.projections)
         features = self.pixel_decoder(pyramid, condition, patch_valid)
         return self.mask_decoder(
             features.mask_features, features.memory, patch_valid, final_only=final_only
