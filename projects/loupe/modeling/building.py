@@ -15,6 +15,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from loupe.modeling.backbone import VIT, PerceptionEncoder
 from loupe.modeling.classification_criterion import ClassificationCriterion
 from loupe.modeling.classifier import PatchAwareClassifier
+from loupe.modeling.feature_cache import FeatureCache
 from loupe.modeling.forensic.patch_embedding import WITH_GREY_LEVELS
 from loupe.modeling.lora import add_adapters
 from loupe.modeling.mask_criterion import MaskCriterion, MaskLossWeights
@@ -59,7 +60,60 @@ def model_arguments(cfg: CfgNode) -> dict[str, Any]:
         "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
         "size": cfg.INPUT.SIZE,
         "resize": cfg.INPUT.RESIZE,
+        "backbone_cache": build_backbone_cache(cfg),
     }
+
+
+def build_backbone_cache(cfg: CfgNode) -> FeatureCache | None:
+    """The cache of MODEL.FEATURE_CACHE; None where there is none.
+
+    Raises:
+        ValueError: The backbone is not frozen, or training never sees an image twice.
+    """
+    key, cache = "MODEL.FEATURE_CACHE.FOLDER", cfg.MODEL.FEATURE_CACHE
+    if not cache.FOLDER:
+        return None
+    if "backbone" not in cfg.MODEL.FREEZE:
+        raise ValueError(
+            f"{key} keeps the features of a frozen backbone: add backbone to MODEL.FREEZE"
+        )
+    require_same_images(cfg, key)
+    return feature_cache(cfg, cache.FOLDER)
+
+
+def feature_cache(cfg: CfgNode, folder: str) -> FeatureCache:
+    """A cache as MODEL.FEATURE_CACHE says, in some folder."""
+    cache = cfg.MODEL.FEATURE_CACHE
+    return FeatureCache(folder, precision=cache.PRECISION, limit_gb=cache.LIMIT_GB)
+
+
+def require_same_images(cfg: CfgNode, key: str) -> None:
+    """A cache of features needs images that are the same in each pass over the data.
+
+    Args:
+        cfg: Of the whole run.
+        key: What asks for the cache.
+
+    Raises:
+        ValueError: They are drawn anew.
+    """
+    drawn = [name for name, probability in cfg.INPUT.AUGMENTATION.items() if probability]
+    if drawn:
+        raise ValueError(
+            f"{key} is set, but augmentation makes other images each time: set "
+            f"{', '.join(f'INPUT.AUGMENTATION.{name} 0' for name in drawn)}"
+        )
+    if cfg.INPUT.RESIZE == "crop":
+        raise ValueError(
+            f"{key} is set, but INPUT.RESIZE crop draws another window each time: set pad, squash "
+            "or native"
+        )
+    streams = [name for name in cfg.DATASETS.TRAIN if name.startswith("synthetic://")]
+    if streams:
+        raise ValueError(
+            f"{key} is set, but {streams[0]} is a stream whose images hardly come twice: write a "
+            "list with `loupe synthesize`, and set DATASETS.TRAIN to it"
+        )
 
 
 def encoder_arguments(cfg: CfgNode) -> dict[str, Any]:

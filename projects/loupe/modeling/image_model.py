@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from loupe.modeling.canvas import NetworkInput, fitted
+from loupe.modeling.feature_cache import FeatureCache
 
 Item = dict[str, Any]
 
@@ -27,6 +28,8 @@ class ImageModel(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
     frozen: tuple[str, ...] = ()
+    # Of the features of a frozen backbone.
+    backbone_cache: FeatureCache | None = None
 
     def __init__(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
         super().__init__()
@@ -73,10 +76,28 @@ class ImageModel(nn.Module):
     def encode_canvas(self, inputs: NetworkInput) -> dict[str, Tensor]:
         """Runs the encoder, without a graph if it is frozen; features of padding are 0."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and "backbone" not in self.frozen):
-            features = self.backbone(inputs.images, inputs.valid)
+            if self.backbone_cache is None or "backbone" not in self.frozen:
+                features = self.backbone(inputs.images, inputs.valid)
+            else:
+                features = self._cached_features(inputs, self.backbone_cache)
             if inputs.patch_valid is not None:
                 features["patches"] = features["patches"] * inputs.patch_valid[:, None]
         return features
+
+    def _cached_features(self, inputs: NetworkInput, cache: FeatureCache) -> dict[str, Tensor]:
+        """The backbone's features, kept as one array (h w + 1, C) an image: patches, pooled."""
+
+        def encode(images: Tensor, valid: Tensor | None) -> Tensor:
+            features = self.backbone(images, valid)
+            tokens = features["patches"].flatten(2).transpose(1, 2)
+            return torch.cat([tokens, features["pooled"][:, None]], dim=1)
+
+        tokens = cache(self.backbone, inputs.images, inputs.valid, encode)
+        side = self.backbone.size_divisibility
+        h, w = (length // side for length in inputs.images.shape[-2:])
+        # In memory as the backbone gives them: other layouts are other kernels, and other rounding.
+        patches = tokens[:, :-1].transpose(1, 2).reshape(len(tokens), -1, h, w)
+        return {"patches": patches, "pooled": tokens[:, -1]}
 
 
 def completed(item: Item, size: int, resize: str) -> Item:

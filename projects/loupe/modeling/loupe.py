@@ -25,6 +25,7 @@ from loupe.modeling.classification_criterion import ClassificationCriterion
 from loupe.modeling.classifier import PatchAwareClassifier
 from loupe.modeling.condition import training_condition
 from loupe.modeling.draws import image_generators
+from loupe.modeling.feature_cache import FeatureCache
 from loupe.modeling.image_model import ImageModel, beside_errors, completed
 from loupe.modeling.mask_criterion import MaskCriterion
 from loupe.modeling.postprocessing import network_map, paste_map, shift_odds, turn_map
@@ -78,6 +79,7 @@ class Loupe(ImageModel):
         pixel_std: Their deviation.
         size: Side of the network's square, for images that come without `valid_size`.
         resize: How they are brought to it, see `fitted`.
+        backbone_cache: Keeps the features of a frozen backbone; None = nothing is kept.
     """
 
     @configurable
@@ -99,9 +101,10 @@ class Loupe(ImageModel):
         pixel_std: tuple[float, ...],
         size: int,
         resize: str,
+        backbone_cache: FeatureCache | None = None,
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
-        self.size, self.resize = size, resize
+        self.size, self.resize, self.backbone_cache = size, resize, backbone_cache
         self.backbone = backbone
         self.classifier = classifier
         self.segmenter = segmenter

@@ -8,7 +8,12 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone
 
-from loupe.modeling.building import with_adapters
+from loupe.modeling.building import (
+    build_backbone_cache,
+    feature_cache,
+    require_same_images,
+    with_adapters,
+)
 from loupe.modeling.expert.evidence_prompt import EvidencePrompt
 from loupe.modeling.expert.expert_criterion import ExpertCriterion
 from loupe.modeling.expert.mask_prompting import MaskPrompting
@@ -62,7 +67,10 @@ def expert_arguments(cfg: CfgNode) -> dict[str, Any]:
         "gate": expert.GATE,
         "tower_size": expert.TOWER_SIZE,
         "tower_view": expert.TOWER_VIEW,
-        "feature_cache": expert.FEATURE_CACHE,
+        "feature_cache": (
+            feature_cache(cfg, expert.FEATURE_CACHE) if expert.FEATURE_CACHE else None
+        ),
+        "backbone_cache": build_backbone_cache(cfg),
         "pixel_mean": tuple(cfg.MODEL.PIXEL_MEAN),
         "pixel_std": tuple(cfg.MODEL.PIXEL_STD),
         "size": cfg.INPUT.SIZE,
@@ -106,14 +114,9 @@ def _check_feature_cache(cfg: CfgNode) -> None:
     """
     if not cfg.MODEL.EXPERT.FEATURE_CACHE:
         return
-    drawn = [name for name, probability in cfg.INPUT.AUGMENTATION.items() if probability]
     if cfg.MODEL.EXPERT.SEGMENTATION != "sam" or "segmentation_encoder" not in cfg.MODEL.FREEZE:
         raise ValueError(
             "MODEL.EXPERT.FEATURE_CACHE keeps features of SAM's frozen encoder: set SEGMENTATION "
             "sam, and add segmentation_encoder to MODEL.FREEZE"
         )
-    if drawn:
-        raise ValueError(
-            "MODEL.EXPERT.FEATURE_CACHE is set, but augmentation makes other images each time: set "
-            f"{', '.join(f'INPUT.AUGMENTATION.{name} 0' for name in drawn)}"
-        )
+    require_same_images(cfg, "MODEL.EXPERT.FEATURE_CACHE")

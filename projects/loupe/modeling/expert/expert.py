@@ -26,10 +26,10 @@ from loupe.modeling.canvas import NetworkInput, network_input, stack_padded
 from loupe.modeling.expert.building import expert_arguments
 from loupe.modeling.expert.evidence_prompt import Evidence, EvidencePrompt
 from loupe.modeling.expert.expert_criterion import ExpertCriterion
-from loupe.modeling.expert.feature_cache import FeatureCache
 from loupe.modeling.expert.mask_prompting import MaskPrompting
 from loupe.modeling.expert.towers import PatchNeck, SamEncoder
 from loupe.modeling.expert.view import crop_view, whole_view
+from loupe.modeling.feature_cache import FeatureCache
 from loupe.modeling.image_model import ImageModel, beside_errors, completed
 from loupe.modeling.postprocessing import paste_map, turn_map
 from loupe.modeling.targets import at_least_one
@@ -71,11 +71,12 @@ class ForgeryExpert(ImageModel):
         gate: "class" multiplies the map by the probability; "none" leaves it.
         tower_size: Side of the tower's input; 0 = the canvas.
         tower_view: "whole" or "crop".
-        feature_cache: Folder with features of the frozen segmentation encoder; "" = none.
+        feature_cache: Keeps the features of SAM's frozen encoder; None = nothing is kept.
         pixel_mean: Mean of RGB pixels, 0..255, for the tower.
         pixel_std: Their deviation.
         size: Side of the canvas, for images that come without `valid_size`.
         resize: How they are brought to it, see `fitted`.
+        backbone_cache: Keeps the features of a frozen tower; None = nothing is kept.
     """
 
     @configurable
@@ -92,11 +93,12 @@ class ForgeryExpert(ImageModel):
         gate: str,
         tower_size: int,
         tower_view: str,
-        feature_cache: str,
+        feature_cache: FeatureCache | None,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         size: int,
         resize: str,
+        backbone_cache: FeatureCache | None,
     ) -> None:
         super().__init__(pixel_mean, pixel_std)
         self.size, self.resize = size, resize
@@ -107,7 +109,7 @@ class ForgeryExpert(ImageModel):
         self.criterion = criterion
         self.classes = class_names(num_classes)
         self.gate, self.tower_size, self.tower_view = gate, tower_size, tower_view
-        self.feature_cache = FeatureCache(feature_cache) if feature_cache else None
+        self.feature_cache, self.backbone_cache = feature_cache, backbone_cache
         self.freeze(frozen, PARTS)
 
     @classmethod
@@ -188,7 +190,8 @@ class ForgeryExpert(ImageModel):
             if self.feature_cache is None:
                 features.append(self.segmentation_encoder(*one))
             else:
-                features.append(self.feature_cache(self.segmentation_encoder, *one))
+                encoder = self.segmentation_encoder
+                features.append(self.feature_cache(encoder, *one, encode=encoder))
         return torch.cat(features)
 
     # ---- Training
