@@ -33,6 +33,11 @@ def test_an_overlay_tints_forged_pixels_towards_the_colour():
     assert inside[0] > 120 > inside[1]
 
 
+def test_a_stronger_map_tints_more():
+    weak, strong = (overlay(GREY, SQUARE * share)[30, 45, 1] for share in (0.2, 0.4))
+    assert weak > strong
+
+
 def test_the_outline_follows_the_threshold():
     half = SQUARE * 0.4
     assert tuple(overlay(GREY, half, threshold=0.3)[20, 40]) == FORGED_COLOUR

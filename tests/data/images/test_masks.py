@@ -24,6 +24,11 @@ def test_mask_is_scaled_by_the_range_of_its_type(tmp_path, dtype, top):
     np.testing.assert_allclose(read_mask(tmp_path / "mask.png"), [[0, 0.2, 1]], atol=1e-6)
 
 
+def test_soft_mask_is_not_stretched(tmp_path):
+    Image.fromarray(np.array([[0, 51]], np.uint8)).save(tmp_path / "mask.png")
+    np.testing.assert_allclose(read_mask(tmp_path / "mask.png"), [[0.0, 0.2]], atol=1e-6)
+
+
 def test_float_mask_is_taken_as_it_is(tmp_path):
     Image.fromarray(np.array([[0, 0.25, 1]], np.float32)).save(tmp_path / "mask.tif")
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.tif"), [[0, 0.25, 1]])
