@@ -92,8 +92,6 @@ def write_families(
         "seeds.\n"
         f"\nTrained on `{scale.train}`; synthetic test set `{scale.test}`.\n"
     )
-    if runner.failures:
-        text += "\nFailed:\n\n" + "".join(f"- {failure}\n" for failure in runner.failures)
     content = {"plan": plan._asdict(), "scale": scale._asdict(), "failures": runner.failures}
     write_report(report, "families", text, lines, content)
 

@@ -37,11 +37,6 @@ class Interval(NamedTuple):
     high: float
     count: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of 0."""
-        return self.low > 0 or self.high < 0
-
 
 class Pair(NamedTuple):
     """The same images measured twice, in the same order."""

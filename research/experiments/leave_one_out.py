@@ -145,8 +145,6 @@ def write_tables(
             if len(held) > 1:
                 lines.append(overall_line(setting, metric, held))
     text = markdown_text(plan, scale, lines, tests)
-    if runner.failures:
-        text += "\nFailed:\n\n" + "".join(f"- {failure}\n" for failure in runner.failures)
     content = {
         "title": "leave one technique out",
         "plan": plan._asdict() | {"row": plan.row.name},

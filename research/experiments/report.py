@@ -38,7 +38,9 @@ def duration(seconds: float) -> str:
 def write_report(
     folder: Path, name: str, text: str, lines: list[dict[str, Any]], content: dict[str, Any]
 ) -> None:
-    """Writes NAME.md, NAME.csv (one line per row and metric) and NAME.json."""
+    """Writes NAME.md, NAME.csv (one line per row and metric) and NAME.json, failures last."""
+    if content["failures"]:
+        text += "\nFailed:\n\n" + "".join(f"- {failure}\n" for failure in content["failures"])
     write_text(folder / f"{name}.md", text)
     fields = list(dict.fromkeys(key for line in lines for key in line))
     rows = ([line.get(field) for field in fields] for line in lines)

@@ -82,8 +82,6 @@ def write_table(
         for cell in list(cells[row.name].values())[:1]:
             text += cell.done.command + "\n"
     text += "```\n"
-    if runner.failures:
-        text += "\nFailed:\n\n" + "".join(f"- {failure}\n" for failure in runner.failures)
     content = {"title": table.title, "seeds": seeds, "scale": scale._asdict()}
     write_report(report, name, text, lines, content | {"failures": runner.failures})
 

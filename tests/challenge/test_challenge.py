@@ -9,7 +9,6 @@ import os
 import re
 import resource
 import shutil
-import struct
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from loupe.challenge.writers import (
 from loupe.commands import submit
 from loupe.commands import validate as validate_command
 from loupe.evaluation.predictions import find_predictions
+from tests.data.images.files import png as make_png
 
 ROOT = Path(__file__).parents[2]
 STEMS = ("a", "b", "c.d")
@@ -127,14 +127,9 @@ def nest(folder: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def header_of(height: int, width: int) -> bytes:
+def empty_png(height: int, width: int) -> bytes:
     """A PNG whose checksums are right, and which holds no row of its pixels."""
-    data = b"\x89PNG\r\n\x1a\n"
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
-        data += struct.pack(">I", len(content)) + kind + content
-        data += struct.pack(">I", zlib.crc32(kind + content))
-    return data
+    return make_png(height, width, zlib.compress(b""), colour=0)
 
 
 GREY = np.zeros(SIZE, np.uint8)
@@ -167,8 +162,8 @@ FAULTY_2025: list[tuple[str, Plant]] = [
     ("mask-damaged", put(MASK, WHOLE[: len(WHOLE) // 2])),
     ("mask-damaged", put(MASK, WHOLE[:20])),
     ("mask-damaged", put(MASK, WHOLE.replace(b"IDAT", b"IDAS"))),
-    ("mask-size", put(MASK, header_of(2000, 900))),
-    ("mask-damaged", put(MASK, header_of(*SIZE))),
+    ("mask-size", put(MASK, empty_png(2000, 900))),
+    ("mask-damaged", put(MASK, empty_png(*SIZE))),
     ("mask-not-8-bit", mask(GREY.astype(np.uint16))),
     ("mask-not-8-bit", mask(GREY.astype(bool))),
     ("mask-not-grey", mask(np.zeros((*SIZE, 3), np.uint8))),

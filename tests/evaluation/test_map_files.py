@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import resource
-import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,18 +15,13 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from loupe.evaluation.map_files import MAX_PIXELS, PredictionError, read_map, regions_to_map
+from tests.data.images.files import png
 
 MAP = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(height: int, width: int, rows: bytes, *, depth: int = 8, colour: int = 0) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    return start + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b"")
+def grey_png(height: int, width: int, rows: bytes, **options: int) -> bytes:
+    return png(height, width, zlib.compress(rows, 9), **{"colour": 0} | options)
 
 
 def npy(shape: tuple[int, ...], data: bytes = b"", kind: str = "<f4") -> bytes:
@@ -91,9 +85,9 @@ FAULTY = {
     "text.png": (b"this is text", "not a readable PNG"),
     "empty.png": (b"", "not a readable PNG"),
     "cut.png": (encode(MAP)[:-9], "it is cut short"),
-    "short.png": (png(50, 40, bytes(41 * 20)), "not a readable PNG"),
-    "large.png": (png(60_000, 60_000, bytes(1000)), r"too many pixels \(60000 x 60000\)"),
-    "deep.png": (png(9000, 9000, bytes(1000), depth=16, colour=6), "540 MB to read"),
+    "short.png": (grey_png(50, 40, bytes(41 * 20)), "not a readable PNG"),
+    "large.png": (grey_png(60_000, 60_000, bytes(1000)), r"too many pixels \(60000 x 60000\)"),
+    "deep.png": (grey_png(9000, 9000, bytes(1000), depth=16, colour=6), "540 MB to read"),
     "colour.png": (encode(np.dstack([MAP, MAP, MAP[::-1]])), "coloured picture"),
     "text.npy": (b"this is text", "magic string"),
     "pickle.npy": (npy((1,), b"x" * 8, "|O"), "an array of object"),

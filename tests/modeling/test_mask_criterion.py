@@ -12,15 +12,10 @@ from loupe.modeling.building import build_mask_criterion
 from loupe.modeling.draws import draw_uniform
 from loupe.modeling.mask_criterion import MaskCriterion, MaskLossWeights
 from loupe.structures import LossCounts, MaskOutput, Targets
+from tests.modeling.test_loupe import draw_alike
 
 QUERIES, SIDE = 4, 16
 ONE = LossCounts(1, 1, 1, 1)
-
-
-def draw_alike(rows: list[None], *shape: int, device: torch.device | None = None) -> Tensor:
-    """The same points for every image and every mask, whatever else is in the batch."""
-    generator = torch.Generator().manual_seed(shape[0])
-    return torch.rand(1, *shape, generator=generator).expand(len(rows), *shape).to(device)
 
 
 def criterion(**changes: object) -> MaskCriterion:

@@ -14,6 +14,7 @@ from loupe.modeling.mask_decoder import _attended
 from loupe.modeling.pixel_decoder import Condition, _reference_points
 from loupe.modeling.segmenter import Segmenter
 from loupe.structures import MaskOutput
+from tests.modeling.test_loupe import wakened
 
 CONDITIONS = ["token", "pixel", "none"]
 
@@ -36,15 +37,6 @@ def segmenter(**arguments: object) -> Segmenter:
             **arguments,
         }
     )
-
-
-def wakened(module: nn.Module) -> nn.Module:
-    """Deformable attention starts without any dependence on its query; noise ends that."""
-    for child in module.modules():
-        if isinstance(child, DeformableAttention):
-            nn.init.normal_(child.sampling_offsets.weight, std=0.1)
-            nn.init.normal_(child.attention_weights.weight, std=0.1)
-    return module
 
 
 def flat(outputs: list[MaskOutput]) -> list[Tensor]:

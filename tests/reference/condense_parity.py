@@ -1,6 +1,6 @@
 """Condenses what the released model computes into `parity.npz`, small enough for the repository.
 
-    python tests/reference/condense_parity.py FOLDER
+    python -m tests.reference.condense_parity FOLDER
 
 FOLDER holds the full record of the released model at a tiny size (84 px, patch 14): its inputs,
 every intermediate tensor, every gradient and every random draw, as safetensors. Kept are the
@@ -11,7 +11,8 @@ tests/modeling/test_parity.py). Names are the released ones, so nothing here dep
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -65,16 +66,16 @@ def condensed(folder: Path) -> dict[str, np.ndarray]:
     return kept
 
 
-def _training(file: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    kept = {}
+def gradients_of(tensors: dict[str, np.ndarray], whole: Sequence[str]) -> dict[str, np.ndarray]:
+    """The norm of every gradient, and those that are kept whole."""
     gradients = {k.removeprefix("grad."): v for k, v in tensors.items() if k.startswith("grad.")}
-    kept[f"{file}/gradient_names"] = np.array(sorted(gradients))
-    kept[f"{file}/gradient_norms"] = np.array(
-        [np.linalg.norm(gradients[name].astype(np.float64)) for name in sorted(gradients)]
-    )
-    for name in WHOLE:
-        if name in gradients:
-            kept[f"{file}/grad.{name}"] = gradients[name]
+    norms = [np.linalg.norm(gradients[name].astype(np.float64)) for name in sorted(gradients)]
+    kept = {"gradient_names": np.array(sorted(gradients)), "gradient_norms": np.array(norms)}
+    return kept | {f"grad.{name}": gradients[name] for name in whole if name in gradients}
+
+
+def _training(file: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    kept = {f"{file}/{name}": value for name, value in gradients_of(tensors, WHOLE).items()}
     for name, value in tensors.items():
         # The two segmentation cases share their draws.
         if name.startswith(("loss.", "match.")) or (
@@ -84,14 +85,12 @@ def _training(file: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray
     return kept
 
 
-def main() -> None:
-    """Reads the folder and writes `parity.npz` beside this file."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    output = Path(__file__).with_name("parity.npz")
-    np.savez_compressed(output, **condensed(parser.parse_args().folder))
+def write(name: str, condense: Callable[[Path], dict[str, np.ndarray]]) -> None:
+    """Condenses the folder of the command line, and writes a file beside this one."""
+    output = Path(__file__).with_name(name)
+    np.savez_compressed(output, **condense(Path(sys.argv[1])))
     print(f"{output}: {output.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
-    main()
+    write("parity.npz", condensed)

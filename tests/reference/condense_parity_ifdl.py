@@ -1,6 +1,6 @@
 """Condenses what the released IFDL-VLM computes into `parity_ifdl.npz`, for the repository.
 
-    python tests/reference/condense_parity_ifdl.py FOLDER
+    python -m tests.reference.condense_parity_ifdl FOLDER
 
 FOLDER holds the full record of stage 1 at a tiny size. Kept of its batch of tampered images are the
 inputs, the final outputs, all losses, the norm of every gradient and some whole ones; of the
@@ -10,12 +10,13 @@ fill them by name (`released_value` in tests/modeling/expert/test_parity.py).
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
+
+from tests.reference.condense_parity import gradients_of, write
 
 CASE = "train_tampered"
 # Gradients kept whole: each of another part of the network, and all of them small.
@@ -42,12 +43,7 @@ def condensed(folder: Path) -> dict[str, np.ndarray]:
         if name.startswith(CASE)
     }
     tensors = load_file(folder / f"{CASE}.safetensors")
-    gradients = {k.removeprefix("grad."): v for k, v in tensors.items() if k.startswith("grad.")}
-    kept["gradient_names"] = np.array(sorted(gradients))
-    kept["gradient_norms"] = np.array(
-        [np.linalg.norm(gradients[name].astype(np.float64)) for name in sorted(gradients)]
-    )
-    kept |= {f"grad.{name}": gradients[name] for name in WHOLE}
+    kept |= gradients_of(tensors, WHOLE)
     kept |= {
         name: value
         for name, value in tensors.items()
@@ -72,14 +68,5 @@ def _evaluation(folder: Path) -> dict[str, np.ndarray]:
     return kept
 
 
-def main() -> None:
-    """Reads the folder and writes `parity_ifdl.npz` beside this file."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("folder", type=Path)
-    output = Path(__file__).with_name("parity_ifdl.npz")
-    np.savez_compressed(output, **condensed(parser.parse_args().folder))
-    print(f"{output}: {output.stat().st_size} bytes")
-
-
 if __name__ == "__main__":
-    main()
+    write("parity_ifdl.npz", condensed)

@@ -18,6 +18,7 @@ from loupe.checkpoint import read_torch
 from loupe.trainer import LoupeTrainer
 from loupe.trainer.signals import StopRequest
 from research.reliability.kill_resume import left_behind
+from tests.test_child_processes import children_of, is_alive
 from tests.trainer.toy import toy_config
 
 # Evaluations after 3, 6 and 9 of 10 steps, checkpoints after every second: both after 6.
@@ -195,22 +196,10 @@ for line in sys.stdin:
 """
 
 
-def children_of(pid: int) -> set[int]:
-    lines = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return {int(word) for word in lines}
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def wait_for_end(pids: set[int], seconds: float) -> set[int]:
     """Those that still live after so many seconds."""
     end = time.monotonic() + seconds
-    while (left := {pid for pid in pids if alive(pid)}) and time.monotonic() < end:
+    while (left := {pid for pid in pids if is_alive(pid)}) and time.monotonic() < end:
         time.sleep(0.1)
     return left
 
@@ -232,7 +221,7 @@ def parent(request):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("parent", [3600], indirect=True)
 def test_workers_die_with_a_killed_parent(parent):
-    workers = {pid for pid in children_of(parent.pid) if alive(pid)}
+    workers = {pid for pid in children_of(parent.pid) if is_alive(pid)}
     assert len(workers) >= 2
     parent.kill()
     parent.wait()
@@ -243,7 +232,7 @@ def test_workers_die_with_a_killed_parent(parent):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 @pytest.mark.parametrize("parent", [0], indirect=True)
 def test_workers_serve_on_when_a_signal_reaches_the_whole_group(parent, number):
-    workers = children_of(parent.pid)
+    workers = set(children_of(parent.pid))
     for pid in workers:
         os.kill(pid, number)
     time.sleep(0.5)

@@ -46,13 +46,3 @@ def png(height: int, width: int, stream: bytes, *, depth=8, colour=2, interlaced
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     body = chunk(b"IHDR", head) + more + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
-
-
-def strict_pillow(content: bytes) -> np.ndarray | None:
-    """Pixels as Pillow gives them if it finds nothing wrong, else None."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            return np.asarray(image)
-    except Exception:
-        return None

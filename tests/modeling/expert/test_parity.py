@@ -27,15 +27,13 @@ from loupe.modeling.canvas import NetworkInput, network_input
 from loupe.modeling.expert.expert import ExpertInput
 from loupe.modeling.expert.expert_criterion import dice_loss, mask_entropy
 from tests.modeling.expert.sizes import reference_options
+from tests.modeling.test_parity import GRADIENT, LOSS, ROUNDING, assert_near
 
 pytest.importorskip("transformers")
 
 REFERENCE = Path(__file__).parents[2] / "reference" / "parity_ifdl.npz"
 FULL = os.environ.get("LOUPE_PARITY_IFDL", "")
 needs_full_record = pytest.mark.skipif(not FULL, reason="LOUPE_PARITY_IFDL names no folder")
-TENSOR, LOSS, GRADIENT = 1e-5, 1e-6, 1e-5
-# Key biases have no gradient (softmax ignores them); what is recorded there is rounding.
-ROUNDING = 1e-6
 LOSSES = {
     "loss_class": "loss.cls_loss",
     "loss_mask_bce": "loss.mask_bce_loss",
@@ -78,11 +76,6 @@ def reference() -> dict[str, Tensor]:
             name: file[name] if file[name].dtype.kind == "U" else torch.from_numpy(file[name])
             for name in file.files
         }
-
-
-def assert_near(name: str, ours: Tensor, theirs: Tensor, tolerance: float = TENSOR) -> None:
-    distance = float((ours.detach() - theirs).abs().max()) / max(1.0, float(theirs.abs().max()))
-    assert distance < tolerance, f"{name} differs by {distance:.2e}"
 
 
 def inputs_of(model: ForgeryExpert, inputs: dict[str, Tensor]) -> tuple[ExpertInput, list[dict]]:
