@@ -14,7 +14,7 @@ import pytest
 
 from loupe.evaluation import scoring
 
-ORPHAN_SECONDS = 10
+ORPHAN_SECONDS = 60
 
 DOCTOR = """
 import os, sys, time
@@ -61,7 +61,7 @@ def test_the_processes_of_a_killed_parent_end(program: str, tmp_path: Path):
     sign = tmp_path / "works"
     command = [sys.executable, "-W", "ignore", "-c", program, str(sign)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as parent:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600  # A busy machine takes minutes to import.
         while not sign.exists() and time.monotonic() < end:
             time.sleep(0.1)
         assert sign.exists()
