@@ -24,7 +24,7 @@ from loupe.evaluation.report import csv_table, markdown_report, text_table
 from loupe.structures import GroundTruth
 
 
-def make_items(count: int) -> tuple[list[dict], list[dict]]:
+def make_items(count: int, *, classes: bool = False) -> tuple[list[dict], list[dict]]:
     """Inputs and outputs as data loader and model give them; one in nine has an error."""
     generator = np.random.default_rng(5)
     inputs, outputs = [], []
@@ -38,6 +38,8 @@ def make_items(count: int) -> tuple[list[dict], list[dict]]:
         inputs.append({"image_id": f"set/{name}", "file_name": name, "ground_truth": truth})
         score = float(np.clip(generator.normal(0.4 + 0.2 * label, 0.2), 0, 1))
         output = {"forgery_score": score, "forgery_map": torch.from_numpy(scores)}
+        if classes:
+            output["class_probabilities"] = np.array([1 - score, score], np.float32)
         outputs.append({"error": "truncated"} if index % 9 == 8 else output)
     return inputs, outputs
 
@@ -96,7 +98,7 @@ def work(rank: int, folder: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )
-    inputs, outputs = make_items(31)
+    inputs, outputs = make_items(31, classes=True)
     indices = [*range(rank, 31, 2), *([0] if rank else [])]
     shard = ForgeryEvaluator("toy", resamples=50, output_dir=folder)
     results = run(shard, [inputs[i] for i in indices], [outputs[i] for i in indices]).evaluate()
@@ -112,9 +114,10 @@ def test_two_gloo_processes_report_what_one_does(tmp_path: Path):
         work, (str(tmp_path / "two"),), nprocs=2, start_method="fork"
     )
     alone = ForgeryEvaluator("toy", resamples=50, output_dir=tmp_path / "one")
-    run(alone, *make_items(31)).evaluate()
+    run(alone, *make_items(31, classes=True)).evaluate()
     one, two = (tmp_path / name / "inference" / "toy.json" for name in ("one", "two"))
     assert two.read_text() == one.read_text()
+    assert 0 < json.loads(two.read_text())["image/class-accuracy"]["value"] < 1
 
 
 def test_the_file_holds_value_interval_and_images_of_every_metric(tmp_path: Path):
