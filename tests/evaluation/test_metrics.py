@@ -299,3 +299,11 @@ def test_intervals_do_not_depend_on_the_block_size(monkeypatch):
 def test_a_metric_that_most_resamples_leave_undefined_has_no_interval():
     interval = bootstrap(lambda w: {"x": np.where(w[:, 0] > 2, 1.0, np.nan)}, 20)["x"]
     assert all(math.isnan(end) for end in interval)
+
+
+def test_a_table_keeps_each_image_once_and_in_the_order_of_names():
+    table = RecordTable()
+    for name, label in [("b", 1), ("a", 0), ("b", 1)]:
+        table.append(name, ImageMeasures(label, 0.5))
+    assert len(table) == 2
+    assert table.columns().label.tolist() == [0, 1]
