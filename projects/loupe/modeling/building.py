@@ -212,7 +212,7 @@ def with_adapters(cfg: CfgNode, backbone: Any) -> Any:
 
 
 def _run_as_configured(cfg: CfgNode, backbone: Any) -> Any:
-    vit = getattr(backbone, "vit", None)
+    vit: Any = getattr(backbone, "vit", None)
     for key in ("ACTIVATION_CHECKPOINTING", "COMPILE"):
         if cfg.MODEL[key] and vit is None:
             raise ValueError(
