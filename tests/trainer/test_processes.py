@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -44,15 +45,17 @@ def start_processes(
     work: Callable[[Namespace], None], processes: int, folder: Path, **more: object
 ) -> None:
     """Runs a function in some processes of one group; each gets the folder and `more`."""
-    arguments = Namespace(
-        num_gpus=processes,
-        num_machines=1,
-        machine_rank=0,
-        dist_url=f"tcp://127.0.0.1:{free_port()}",
-        folder=str(folder),
-        **more,
-    )
-    launch(work, arguments)
+    # They meet in a file: a port that is free now may be taken when they have started.
+    with tempfile.TemporaryDirectory() as place:
+        arguments = Namespace(
+            num_gpus=processes,
+            num_machines=1,
+            machine_rank=0,
+            dist_url=f"file://{place}/store",
+            folder=str(folder),
+            **more,
+        )
+        launch(work, arguments)
 
 
 def start(folder: Path, processes: int, *options: object, poisoned_rank: int = -1) -> None:
