@@ -12,6 +12,7 @@ from PIL import Image
 
 from loupe.explanation.facts import Fact, measure
 from loupe.explanation.percentiles import percentile_of, reference
+from loupe.explanation.regions import dilated
 from loupe.explanation.sentences import ENGLISH
 from loupe.structures import Prediction
 from loupe.vocabulary import CELLS, SIZES, cell_of, side_of, size_of, tone_of
@@ -218,3 +219,13 @@ def test_no_word_of_the_vocabulary_lacks_a_translation():
     fields = {name for text in ENGLISH.values() for _, name, _, _ in string.Formatter().parse(text)}
     assert {"cell", "tone", "size", "shape"} <= fields
     assert {f"word/{word}" for word in (*CELLS, *SIZES)} <= ENGLISH.keys()
+
+
+def test_a_region_is_dilated_as_opencv_does():
+    rng = np.random.default_rng(0)
+    for height, width, reach in ((1, 9, 3), (40, 1, 11), (30, 50, 4), (25, 31, 30), (60, 44, 9)):
+        mask = rng.random((height, width)) > 0.97
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
+        expected = cv2.dilate(mask.astype(np.uint8), kernel).astype(bool)
+        assert np.array_equal(dilated(mask, reach), expected), (height, width, reach)
+    assert not dilated(np.zeros((5, 1), bool), 7).any()

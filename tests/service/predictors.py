@@ -53,7 +53,7 @@ class RedPredictor:
 
 
 def describe(image: np.ndarray, prediction: Prediction, file: bytes) -> dict[str, Any]:
-    """One region, the box of what is red, and one fact with the file's size."""
+    """One region, the box of what is red, one fact with the file's size, and a text."""
     rows, columns = np.nonzero(prediction.forgery_map > 0.5)
     regions = []
     if len(rows):
@@ -63,7 +63,8 @@ def describe(image: np.ndarray, prediction: Prediction, file: bytes) -> dict[str
         regions = [{"number": 1, **sides, "pixels": len(rows), "mean": mean}]
     fact = {"name": "size", "value": len(file), "unit": "bytes", "percentile": None}
     fact |= {"sentence": f"The file has {len(file)} bytes & <b>no</b> more.", "region": None}
-    return {"regions": regions, "facts": [fact]}
+    text = {"text": "The <i>sky</i> was changed.", "complete": True, "warnings": ("No sky.",)}
+    return {"regions": regions, "facts": [fact], "text": text if len(rows) else None}
 
 
 def build() -> Made:

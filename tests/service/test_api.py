@@ -49,6 +49,8 @@ def test_an_image_gets_its_prediction_with_regions_facts_and_pictures(client: ht
     assert "<script" not in report.text
     assert "script-src 'none'" in report.text
     assert report.text.count('src="data:image/') == 3
+    assert result["text"]["warnings"] == ["No sky."]
+    assert "The &lt;i&gt;sky&lt;/i&gt; was changed." in report.text
     assert client.get(told["links"]["preview"]).headers["content-type"] == "image/jpeg"
 
 
@@ -154,6 +156,31 @@ def test_no_path_leads_out_of_a_prediction(client: httpx.Client, path: str):
     assert client.get(f"{POST}/{path}").status_code in (404, 422)
     assert client.get(f"{POST}/{path}/map.png").status_code in (404, 422)
     assert client.get(f"{known['links']['self']}/{path}").status_code == 404
+
+
+def test_a_prediction_of_an_authentic_image_has_no_text(client: httpx.Client):
+    dark = io.BytesIO()
+    Image.new("RGB", (30, 20), (9, 9, 9)).save(dark, "PNG")
+    told = client.post(POST, files=upload(dark.getvalue())).json()
+    assert (told["result"]["verdict"], told["result"]["text"]) == ("authentic", None)
+    report = client.get(told["links"]["report"]).text
+    assert "language model" not in report
+
+
+def test_the_document_says_what_each_response_holds(client: httpx.Client):
+    paths = client.get("/openapi.json").json()["paths"]
+    one = {
+        operation["summary"]: operation for path in paths.values() for operation in path.values()
+    }
+    for summary, operation in one.items():
+        for status, response in operation["responses"].items():
+            kinds = set(response.get("content", {}))
+            assert status < "400" or kinds == {"application/json"}, (summary, status, kinds)
+    whole = {summary: set(one[summary]["responses"]["200"]["content"]) for summary in one
+             if "200" in one[summary]["responses"]}  # fmt: skip
+    assert whole["Counters for Prometheus"] == {"text/plain"}
+    assert whole["The report of a finished prediction, one HTML file"] == {"text/html"}
+    assert client.get("/metrics").headers["content-type"].startswith("text/plain")
 
 
 def test_pages_load_nothing_from_another_host(client: httpx.Client):

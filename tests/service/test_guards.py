@@ -91,6 +91,29 @@ def test_slow_clients_lose_their_connection(address: str, begin: bytes, says: by
     assert 0.5 * PATIENCE < time.monotonic() - start < 4 * PATIENCE
 
 
+def keep_sending(connection: socket.socket, content: bytes) -> None:
+    """As much as fits; the server stops reading once its own responses are not read."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            connection.send(content)
+        except BlockingIOError:
+            time.sleep(0.1)
+
+
+def test_who_does_not_read_the_responses_loses_the_connection(
+    new_service: Callable[..., RunningService],
+):
+    asked = b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving(new_service(), patience=1.0) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as deaf:
+            deaf.setblocking(False)
+            with pytest.raises(ConnectionError):
+                keep_sending(deaf, 1000 * asked)
+        assert httpx.get(f"{address}/v1/health").status_code == 200
+
+
 def test_a_quick_client_keeps_its_connection(address: str):
     with httpx.Client(base_url=address) as client:
         client.get("/v1/health")

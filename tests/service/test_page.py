@@ -90,6 +90,8 @@ def test_an_upload_shows_its_map_and_sliders_change_it_without_a_request(page: A
     assert "0.78" in page.inner_text("#verdict")
     assert page.locator("#regions tbody tr").count() == 1
     assert "<b>no</b>" in page.inner_text("#facts")
+    assert page.inner_text("#text") == "The <i>sky</i> was changed."
+    assert page.inner_text("#text-warnings") == "No sky."
     page.wait_for_selector("#boxes rect")
     asked: list[str] = []
     page.on("request", lambda one: asked.append(one.url))
@@ -113,7 +115,7 @@ def test_an_error_is_shown_in_plain_words(page: Any):
     page.wait_for_selector(".told.error")
     page.click("#queue button >> text=notes.png")
     told = page.inner_text("#verdict")
-    assert "No prediction. notes.png: the content is no image of a known format" in told
+    assert "No prediction: the content is no image of a known format" in told
     assert not page.is_visible("figure")
     page.wait_for_selector("#queue .forged")
     assert page.inner_text("#status") == "1 done, 1 failed"

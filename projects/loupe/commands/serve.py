@@ -10,8 +10,9 @@ Then open http://127.0.0.1:8000, or send images:
 
 Nothing leaves this machine. Only programs on it can reach the service, unless --host says so; then
 every request needs the token (also LOUPE_TOKEN; drawn at random and printed if none is given).
-docs/service.md has the API, the limits, and how to put it behind a reverse proxy. SIGTERM and
-Ctrl-C let it finish what was accepted.
+--write adds a text by a language model to each prediction, as `loupe explain --write` does (3 to 4
+seconds of a core each). docs/service.md has the API, the limits, and how to put it behind a reverse
+proxy. SIGTERM and Ctrl-C let it finish what was accepted.
 
 Exit status: 0 = told to stop, 2 = nothing was done.
 """
@@ -55,11 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-megapixels", type=positive, default=60, help="of one image (60)")
     parser.add_argument("--max-seconds", type=positive, default=120, help="for one image (120)")
     parser.add_argument("--stop-seconds", type=positive, default=30, help="to finish in (30)")
+    parser.add_argument("--write", action="store_true", help="also a text by a language model")
+    parser.add_argument(
+        "--explainer", metavar="FILE", help="its configuration; default: the small explainer"
+    )
     add_config_options(parser, DEFAULT_CONFIG)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serves until it is told to stop."""
+    from loupe.model_zoo import CONFIGS
     from loupe.service.model import ModelBuild
     from loupe.service.running import Device
     from loupe.service.server import listen, run_server
@@ -85,8 +91,13 @@ def run(arguments: argparse.Namespace) -> int:
         stop_seconds=arguments.stop_seconds,
     )
     options = tuple(arguments.opts)
+    writes = arguments.write or arguments.explainer
+    explainer = arguments.explainer or str(CONFIGS / "explain_tiny.yaml") if writes else None
     devices = [
-        Device(name, ModelBuild(arguments.config_file, arguments.weights, (*options, *device)))
+        Device(
+            name,
+            ModelBuild(arguments.config_file, arguments.weights, (*options, *device), explainer),
+        )
         for name in arguments.device or [""]
         for device in [("MODEL.DEVICE", name) if name else ()]
     ]

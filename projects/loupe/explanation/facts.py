@@ -64,6 +64,7 @@ def measure(
     *,
     file: bytes | None = None,
     sentences: Sentences = ENGLISH,
+    regions: list[Region] | None = None,
 ) -> list[Fact]:
     """Measures what can be said of a prediction.
 
@@ -72,6 +73,7 @@ def measure(
         prediction: Of `loupe.predict`.
         file: The image's file, for the quantisation steps that a JPEG states.
         sentences: Table of sentences, for another language.
+        regions: `find_regions` of both, where the caller has them.
 
     Raises:
         ValueError: Image and map do not fit.
@@ -82,7 +84,8 @@ def measure(
             f"{prediction.forgery_map.shape}; give (H, W, 3) uint8 RGB of the map's size, turned "
             "upright as the map is"
         )
-    regions = find_regions(image, prediction.forgery_map)
+    if regions is None:
+        regions = find_regions(image, prediction.forgery_map)
     facts = list(_of_image(prediction, regions, sentences))
     facts += _of_file(file, sentences)
     for region in regions:

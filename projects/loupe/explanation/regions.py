@@ -87,8 +87,6 @@ def region_of(
     columns = _window(left, width, image.shape[1])
     inside, marked = mask[rows, columns], forged[rows, columns]
     reach = max(3, round(_RING * float(np.sqrt(mask.sum()))))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
-    grown = cv2.dilate(inside.astype(np.uint8), kernel).astype(bool)
     return Region(
         number,
         mask,
@@ -96,9 +94,30 @@ def region_of(
         image[rows, columns],
         inside,
         ~marked,
-        grown & ~marked,
+        dilated(inside, reach) & ~marked,
         (rows.start, columns.start),
     )
+
+
+def dilated(mask: np.ndarray, reach: int) -> np.ndarray:
+    """(H, W) bool: `cv2.dilate` with an ellipse of 2 `reach` + 1 pixels, in time H W `reach`.
+
+    OpenCV compares each pixel with the whole ellipse, 5 s for a reach of 250 in a window of 1024.
+    A pixel is in the result if, `down` rows from it, the nearest pixel of the mask in that row is
+    no farther than half the ellipse's row is wide.
+    """
+    half = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2).sum(axis=1) // 2
+    columns = np.arange(mask.shape[1], dtype=np.int32)
+    far = np.int32(mask.shape[1] + reach + 1)  # Beyond the ellipse from every column.
+    before = np.maximum.accumulate(np.where(mask, columns, -far), axis=1)
+    after = np.minimum.accumulate(np.where(mask, columns, 2 * far)[:, ::-1], axis=1)[:, ::-1]
+    across = np.minimum(columns - before, after - columns)
+    grown = mask.copy()
+    for down in range(min(reach, len(mask) - 1) + 1):
+        near = across <= half[reach + down]
+        grown[: len(mask) - down] |= near[down:]
+        grown[down:] |= near[: len(mask) - down]
+    return grown
 
 
 def _window(start: int, length: int, side: int) -> slice:

@@ -142,6 +142,7 @@ data-probability="{image["probability"]}" data-area="{fraction}">
 <figure class="marked">{picture}{overlay}</figure></div>
 {_list(sentences)}
 {_regions(image)}
+{_written(image.get("text"))}
 {_file(image)}</article>
 """
 
@@ -164,6 +165,14 @@ def _regions(image: Mapping[str, Any]) -> str:
         'top to right, bottom)</th><th class="n">area in pixels</th><th class="n">mean score</th>'
         f"</tr></thead><tbody>{rows}</tbody></table>{rest}{_list(said)}"
     )
+
+
+def _written(text: Mapping[str, Any] | None) -> str:
+    """What a language model wrote, apart from what was measured."""
+    if not text:
+        return ""
+    heading = "<h3>Written by a language model, not measured</h3>"
+    return f"{heading}<p>{_text(text['text'])}</p>{_list(text['warnings'], 'warn')}"
 
 
 def _file(image: Mapping[str, Any]) -> str:

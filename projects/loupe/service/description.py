@@ -1,4 +1,4 @@
-"""Regions and measured facts of a prediction, as the API tells them."""
+"""Regions, measured facts and text of a prediction, as the API tells them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import numpy as np
 
 from loupe.explanation.facts import measure
 from loupe.explanation.regions import find_regions
+from loupe.explanation.writer import Writer
 from loupe.structures import Prediction
 
 
-def describe(image: np.ndarray, prediction: Prediction, file: bytes) -> dict[str, Any]:
+def describe(
+    image: np.ndarray, prediction: Prediction, file: bytes, writer: Writer | None = None
+) -> dict[str, Any]:
     """What can be said of a prediction.
 
     Args:
         image: (H, W, 3) uint8 RGB, upright, as the forgery map lies.
         prediction: Of it.
         file: The image's file.
+        writer: Writes the text; None = there is none.
 
     Returns:
-        `regions` and `facts`: see schemas.py.
+        `regions`, `facts` and `text`: see schemas.py.
     """
+    found = find_regions(image, prediction.forgery_map)
     regions = [
         {
             "number": region.number,
@@ -32,7 +37,8 @@ def describe(image: np.ndarray, prediction: Prediction, file: bytes) -> dict[str
             "pixels": int(region.mask.sum()),
             "mean": float(prediction.forgery_map[region.mask].mean()),
         }
-        for region in find_regions(image, prediction.forgery_map)
+        for region in found
     ]
-    facts = [fact._asdict() for fact in measure(image, prediction, file=file)]
-    return {"regions": regions, "facts": facts}
+    facts = [fact._asdict() for fact in measure(image, prediction, file=file, regions=found)]
+    text = None if writer is None else writer.write(image, prediction)._asdict()
+    return {"regions": regions, "facts": facts, "text": text}

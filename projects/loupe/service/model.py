@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -18,14 +19,21 @@ class ModelBuild:
         config_file: Of the model.
         weights: Its checkpoint; None = MODEL.WEIGHTS.
         options: `KEY VALUE` pairs.
+        explainer: Configuration of the language model that writes texts; None = none does.
     """
 
     config_file: str
     weights: str | None
     options: tuple[str, ...]
+    explainer: str | None = None
 
     def __call__(self) -> Made:
-        """The predictor, what describes its predictions, and facts of it."""
+        """The predictor, what describes its predictions, and facts of it.
+
+        Raises:
+            ImportError: The explainer needs a package that is not installed.
+            ValueError: Weights do not fit, or there are none.
+        """
         import torch
 
         from loupe.config import load_config
@@ -44,4 +52,11 @@ class ModelBuild:
             "operating_point": "" if predictor.rule is None else predictor.rule.statement,
             "versions": {name: metadata.version(name) for name in ("loupe", "torch")},
         }
-        return Made(predictor, describe, facts)
+        if self.explainer is None:
+            return Made(predictor, describe, facts)
+        from loupe.explanation.writer import Writer
+
+        keys = load_config(self.explainer, ["MODEL.DEVICE", cfg.MODEL.DEVICE])
+        writer = Writer.from_config(keys)
+        facts["explainer"] = keys.MODEL.WEIGHTS
+        return Made(predictor, partial(describe, writer=writer), facts)

@@ -43,6 +43,11 @@ def _missing(what: str = "there is no such prediction") -> dict[int | str, dict[
     return {404: {"model": Error, "description": what}}
 
 
+def _text(media: str, what: str) -> dict[int | str, dict[str, Any]]:
+    """A 200 that is no JSON. A `response_class` would give refusals its media type, too."""
+    return {200: {"content": {media: {"schema": {"type": "string"}}}, "description": what}}
+
+
 Wait = Annotated[
     float | None,
     Query(ge=0, le=3600, description="Seconds to wait for the end; default: the limit of an image"),
@@ -152,8 +157,10 @@ async def remove(request: Request, identifier: str) -> Response:
 @router.get(
     "/v1/predictions/{identifier}/report",
     summary="The report of a finished prediction, one HTML file",
-    response_class=HTMLResponse,
-    responses=refusals(422) | _missing("There is no such prediction, or it is not done"),
+    response_class=Response,
+    responses=_text("text/html", "The report")
+    | refusals(422)
+    | _missing("There is no such prediction, or it is not done"),
 )
 async def read_report(request: Request, identifier: str) -> HTMLResponse:
     """Verdict, pictures, regions, facts, the file's hash and the model. A file to keep."""
@@ -236,7 +243,12 @@ async def model(request: Request) -> Model:
     )
 
 
-@router.get("/metrics", summary="Counters for Prometheus", responses=refusals())
+@router.get(
+    "/metrics",
+    summary="Counters for Prometheus",
+    response_class=Response,
+    responses=_text("text/plain", "The counters") | refusals(),
+)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     return Response(service_of(request).metrics.text(), media_type="text/plain; version=0.0.4")

@@ -41,6 +41,14 @@ class Fact(BaseModel):
     region: int | None = Field(description="Number of the region; null = the whole image")
 
 
+class Text(BaseModel):
+    """What a language model wrote of the prediction; nothing in it was measured."""
+
+    text: str
+    complete: bool = Field(description="False = it was cut at its greatest length")
+    warnings: list[str] = Field(description="Where it contradicts the map or the verdict")
+
+
 class Result(BaseModel):
     """The prediction of a finished image."""
 
@@ -54,6 +62,7 @@ class Result(BaseModel):
     height: int
     regions: list[Region]
     facts: list[Fact]
+    text: Text | None = Field(None, description="null unless the service was told to write")
 
 
 class Links(BaseModel):

@@ -5,6 +5,7 @@ const $ = (id) => document.getElementById(id);
 const picture = new Picture($("picture"));
 const items = []; // { id, name, button, told, bar, state, result, links, error }
 let shown = null;
+let operatingPoint = ""; // What the verdict means, in words.
 let token = new URLSearchParams(location.hash.slice(1)).get("token") || "";
 history.replaceState(null, "", location.pathname);
 
@@ -49,10 +50,15 @@ function add(file) {
   item.button.type = "button";
   item.verdict = element("span");
   item.told = element("span", "waiting to be sent", "told");
+  item.button.title = item.name;
   item.bar = element("progress");
   item.bar.setAttribute("aria-label", `Progress of ${item.name}`);
-  item.button.append(element("span", item.name, "name"), item.verdict, item.told, item.bar);
-  item.button.addEventListener("click", () => choose(item));
+  item.button.append(element("span", item.name, "name"), item.verdict, item.told);
+  item.button.addEventListener("click", async () => {
+    await choose(item);
+    // On a narrow screen the result is below the queue.
+    if (matchMedia("(max-width: 50rem)").matches) $("view").scrollIntoView();
+  });
   const line = element("li");
   line.append(item.button);
   $("queue").append(line);
@@ -66,8 +72,9 @@ function tell(item, text, isError = false) {
 
 function end(item, error) {
   item.bar.remove();
-  item.error = error;
   if (error) {
+    error = error.replace(`${item.name}: `, ""); // The name stands above it.
+    item.error = error;
     item.state = "failed";
     tell(item, error, true);
   } else {
@@ -95,6 +102,7 @@ async function send(item) {
     const form = new FormData();
     form.append("file", item.file, item.name);
     tell(item, "sending");
+    item.button.append(item.bar);
     try {
       const response = await ask("/v1/predictions?wait=0", { method: "POST", body: form });
       take(item, await response.json());
@@ -178,16 +186,20 @@ async function choose(item) {
   for (const part of $("view").querySelectorAll("figure, section")) part.hidden = failed;
   $("reasons").replaceChildren();
   $("verdict").className = failed ? "error" : item.result.verdict;
+  $("meaning").textContent = failed ? "" : operatingPoint;
   if (failed) {
-    $("verdict").textContent = `No prediction. ${item.error}`;
+    $("verdict").textContent = `No prediction: ${item.error}.`;
     return;
   }
-  const { verdict, probability, reasons, warnings, regions, facts } = item.result;
+  const { verdict, probability, reasons, warnings, regions, facts, text } = item.result;
   $("verdict").textContent = `${WORDS[verdict]} (probability ${probability.toFixed(2)})`;
   const told = [...classes(item.result), ...reasons, ...warnings];
   $("reasons").replaceChildren(...told.map((text) => element("li", text)));
   tabulate(regions);
   $("facts").replaceChildren(...facts.map((fact) => element("li", fact.sentence)));
+  $("text-part").hidden = !text;
+  $("text").textContent = text?.text ?? "";
+  $("text-warnings").replaceChildren(...(text?.warnings ?? []).map((line) => element("li", line)));
   offer(item);
   $("picture").setAttribute("aria-label", describe(item.name, regions));
   try {
@@ -324,6 +336,7 @@ async function about() {
     $("model").textContent = model.weights
       ? `${model.weights.replace("loupe://", "")}, ${model.sha256.slice(0, 12)}`
       : "the model is being loaded";
+    operatingPoint = model.operating_point || "";
     if (!model.weights) setTimeout(about, 2000);
   } catch (error) {
     $("model").textContent = error.message;
