@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
 
-from loupe.service.running import RunningService
-from tests.service.conftest import PATIENCE, png, serving, upload
-from tests.service.predictors import SLOW
+from loupe.service.running import Device, RunningService
+from loupe.service.settings import Settings
+from tests.service.conftest import PATIENCE, client_of, png, serving, upload
+from tests.service.predictors import HELD, RELEASED, SLOW, build
 
 POST = "/v1/predictions"
+# Seconds after which an impatient service ends what is slow.
+SHORT = 3.0
+
+
+@pytest.fixture(scope="module")
+def impatient(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a service that waits for no client."""
+    own = replace(settings, store=tmp_path_factory.mktemp("impatient"), upload_seconds=SHORT)
+    with serving(RunningService(own, [Device("cpu", build)]), SHORT) as address:
+        yield address
 
 
 @pytest.mark.parametrize(
@@ -40,7 +53,7 @@ def test_a_token_is_asked_of_everything_but_the_page_and_its_health(
     new_service: Callable[..., RunningService],
 ):
     service = new_service(token="secret", hosts=())
-    with serving(service) as address, httpx.Client(base_url=address, timeout=60) as client:
+    with serving(service) as address, client_of(address) as client:
         for path in ("/v1/model", "/metrics", f"{POST}/{'0' * 32}"):
             assert client.get(path).status_code == 401, path
             wrong = client.get(path, headers={"Authorization": "Bearer secrét".encode()})
@@ -51,15 +64,18 @@ def test_a_token_is_asked_of_everything_but_the_page_and_its_health(
         assert client.post(POST, files=upload(png())).status_code == 201
 
 
-def test_a_full_queue_says_when_to_come_back(new_service: Callable[..., RunningService]):
+def test_a_full_queue_says_when_to_come_back(
+    new_service: Callable[..., RunningService], tmp_path: Path
+):
     service = new_service(queue=2, batch=1)
-    with serving(service) as address, httpx.Client(base_url=address, timeout=60) as client:
-        answers = [client.post(POST, files=upload(png(SLOW)), params={"wait": 0}) for _ in range(6)]
+    with serving(service) as address, client_of(address) as client:
+        answers = [client.post(POST, files=upload(png(HELD)), params={"wait": 0}) for _ in range(6)]
         assert {answer.status_code for answer in answers} == {202, 429}
         refused = [answer for answer in answers if answer.status_code == 429]
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
         accepted = [answer.json()["links"]["self"] for answer in answers if answer not in refused]
-        ends = [client.get(place, params={"wait": 30}).json()["state"] for place in accepted]
+        (tmp_path / "store" / RELEASED).touch()
+        ends = [client.get(place, params={"wait": PATIENCE}).json()["state"] for place in accepted]
         assert set(ends) == {"done"}
         assert client.post(POST, files=upload(png())).status_code == 201
 
@@ -76,10 +92,10 @@ def test_a_full_queue_says_when_to_come_back(new_service: Callable[..., RunningS
     ],
     ids=["headers", "body"],
 )
-def test_slow_clients_lose_their_connection(address: str, begin: bytes, says: bytes):
-    host, port = address.removeprefix("http://").split(":")
+def test_slow_clients_lose_their_connection(impatient: str, begin: bytes, says: bytes):
+    host, port = impatient.removeprefix("http://").split(":")
     start = time.monotonic()
-    with socket.create_connection((host, int(port)), timeout=10 * PATIENCE) as slow:
+    with socket.create_connection((host, int(port)), timeout=2 * PATIENCE) as slow:
         slow.sendall(begin)
         answer = b""
         try:
@@ -88,12 +104,13 @@ def test_slow_clients_lose_their_connection(address: str, begin: bytes, says: by
         except ConnectionResetError:
             pass
     assert says in answer.split(b"\r\n")[0]
-    assert 0.5 * PATIENCE < time.monotonic() - start < 4 * PATIENCE
+    # Not sooner than it has to, and not as late as the shared service would.
+    assert 0.5 * SHORT < time.monotonic() - start < PATIENCE
 
 
 def keep_sending(connection: socket.socket, content: bytes) -> None:
     """As much as fits; the server stops reading once its own responses are not read."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         try:
             connection.send(content)
@@ -101,21 +118,19 @@ def keep_sending(connection: socket.socket, content: bytes) -> None:
             time.sleep(0.1)
 
 
-def test_who_does_not_read_the_responses_loses_the_connection(
-    new_service: Callable[..., RunningService],
-):
+def test_who_does_not_read_the_responses_loses_the_connection(impatient: str):
     asked = b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with serving(new_service(), patience=1.0) as address:
-        host, port = address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=30) as deaf:
-            deaf.setblocking(False)
-            with pytest.raises(ConnectionError):
-                keep_sending(deaf, 1000 * asked)
-        assert httpx.get(f"{address}/v1/health").status_code == 200
+    host, port = impatient.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as deaf:
+        deaf.setblocking(False)
+        with pytest.raises(ConnectionError):
+            keep_sending(deaf, 1000 * asked)
+    with client_of(impatient) as client:
+        assert client.get("/v1/health").status_code == 200
 
 
-def test_a_quick_client_keeps_its_connection(address: str):
-    with httpx.Client(base_url=address) as client:
+def test_a_quick_client_keeps_its_connection(impatient: str):
+    with client_of(impatient) as client:
         client.get("/v1/health")
-        time.sleep(1.2 * PATIENCE)
+        time.sleep(1.2 * SHORT)
         assert client.post(POST, files=upload(png(SLOW))).status_code == 201

@@ -20,7 +20,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 # The page runs on a busy machine, too.
-PATIENCE = 60_000
+PATIENCE = 300_000
 MARKUP = "<img src=x onerror=document.title='hacked'>.png"
 
 
