@@ -212,7 +212,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--originals", type=Path, help="CSV of photographs, in place of the own")
     parser.add_argument(
         "--weigh", action="store_true",
-        help="every photograph once, then each as often as it has few pixels",
+        help="every photograph once, then with weights of 1 / pixels squared",
     )  # fmt: skip
     parser.add_argument("--queue", type=int, default=32)
     parser.add_argument("--no-compare", action="store_true", help="do not ask loupe.predict")
@@ -261,7 +261,7 @@ def main(words: list[str] | None = None) -> int:
     rng = np.random.default_rng(1)
     is_good = rng.random(arguments.requests) >= BAD
     pixels = np.array([_megapixels(content) for content in good])
-    weights = 1 / pixels if arguments.weigh else np.ones_like(pixels)
+    weights = pixels**-2 if arguments.weigh else np.ones_like(pixels)
     good_ones = drawn(int(is_good.sum()), good, weights)
     bad_ones = drawn(int((~is_good).sum()), bad, np.ones(len(bad)))
     sent = [next(good_ones if ok else bad_ones) for ok in is_good]

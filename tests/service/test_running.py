@@ -85,6 +85,19 @@ def test_a_worker_that_cannot_start_gives_its_reason(new_service: Callable[..., 
     assert reasons == ["ValueError: no weights: give a checkpoint, or set MODEL.WEIGHTS"]
 
 
+def test_a_worker_that_starts_too_slowly_is_given_up(
+    new_service: Callable[..., RunningService], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("loupe.service.supervisor._START_SECONDS", 0.0)
+    reasons: list[str] = []
+    service = new_service()
+    service.supervisors[0]._give_up = reasons.append
+    service.start()
+    wait_until(lambda: bool(reasons))
+    service.stop()
+    assert reasons == ["the worker of cpu did not start in 3 attempts"]
+
+
 def test_a_queue_is_bounded_and_in_order(tmp_path: Path):
     queue = JobQueue(3)
     jobs = [Job(str(number), "x", tmp_path) for number in range(4)]

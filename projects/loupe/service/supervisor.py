@@ -32,7 +32,7 @@ from loupe.service.worker import (
 
 # Starts without success after which the service gives up.
 _MOST_STARTS = 3
-_START_SECONDS = 300.0
+_START_SECONDS = 600.0
 _LOOK = 0.2
 
 
@@ -102,7 +102,7 @@ class Supervisor(threading.Thread):
         self.ready = False
         self._end_worker()
         if self._starts >= _MOST_STARTS:
-            self._fatal(f"the worker of {self.device} ended {_MOST_STARTS} times while it started")
+            self._fatal(f"the worker of {self.device} did not start in {_MOST_STARTS} attempts")
             return False
         self._starts += 1
         context = get_context("spawn")
@@ -124,6 +124,10 @@ class Supervisor(threading.Thread):
                 return True
             if self._is_dead():
                 return False
+        # Left alive it would look like a worker that is ready, and health would say "starting".
+        self._end_worker(kill=True)
+        if not self._stopping.is_set():
+            log("worker starts too slowly", level="error", device=self.device)
         return False
 
     def _fatal(self, reason: str) -> None:
