@@ -69,6 +69,7 @@ def test_an_interlaced_png_is_read_whole_and_refused_cut_short():
     [
         (chunk(b"IDAT", zlib.compress(ROWS)[:9]) + chunk(b"tIME", bytes(7)), "in one piece"),
         (chunk(b"PLTE", bytes(3)) * 2, "twice"),
+        (WHOLE[8:33], "twice"),  # The header once more.
         (chunk(b"JUNK", b""), "unknown chunk b'JUNK'"),
     ],
 )
@@ -126,6 +127,12 @@ def test_a_mask_that_is_cut_short_is_said(photograph, tmp_path):
     (tmp_path / "m.jpg").write_bytes(photograph[:-500])
     pair = read_stored_pair(tmp_path / "i.jpg", tmp_path / "m.jpg")
     assert pair.warnings == (f"mask: {CUT_SHORT}",)
+
+
+def test_a_jpeg_of_two_frames_is_refused(photograph):
+    start = photograph.index(b"\xff\xc0")
+    end = start + 2 + int.from_bytes(photograph[start + 2 : start + 4], "big")
+    refuse(photograph[:end] + photograph[start:], "two frames")
 
 
 def test_a_jpeg_that_ends_before_its_picture_is_refused(photograph):

@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 from loupe.data.images import jpeg
 from loupe.data.images.decoding import read_format, read_image, read_picture, read_size
 from loupe.data.images.errors import UnreadableImageError
+from loupe.data.images.formats import inspect
+from loupe.data.images.limits import LIMITS
 from loupe.data.images.orientation import turn, turn_back
 from tests.data.images.files import encoded, exif, noise
 
@@ -248,8 +250,16 @@ def test_error_survives_the_way_from_a_worker():
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-@pytest.mark.parametrize("error", [TypeError("x"), RuntimeError(), KeyError(1), MemoryError()])
-def test_whatever_a_decoder_throws_is_one_type(tmp_path, noisy, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TypeError("x"), r"the file is damaged \(x\)"),
+        (RuntimeError(), r"the file is damaged \(RuntimeError\)"),
+        (KeyError(1), r"the file is damaged \(1\)"),
+        (MemoryError(), "there is not enough memory to read it"),
+    ],
+)
+def test_whatever_a_decoder_throws_is_one_type(tmp_path, noisy, monkeypatch, error, words):
     path = Path(tmp_path / "a.png")
     path.write_bytes(encoded(noisy, "PNG"))
 
@@ -257,8 +267,18 @@ def test_whatever_a_decoder_throws_is_one_type(tmp_path, noisy, monkeypatch, err
         raise error
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
-    with pytest.raises(UnreadableImageError, match=r"a\.png: "):
+    with pytest.raises(UnreadableImageError, match=rf"a\.png: {words}"):
         read_image(path)
+
+
+def test_a_picture_of_another_size_than_its_header_is_damaged(noisy, monkeypatch):
+    container = inspect(encoded(noisy, "PNG"), LIMITS)
+    monkeypatch.setattr(
+        "loupe.data.images.decoding.inspect",
+        lambda content, limits: container._replace(height=container.height - 1),
+    )
+    with pytest.raises(UnreadableImageError, match="its size is not what its header says"):
+        read_picture(encoded(noisy, "PNG"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -83,6 +83,22 @@ def test_a_deep_tiff_whose_pixels_lie_behind_its_end_is_refused():
     refuse(bytes(content), "it is cut short")
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({279: 100}, "fewer pixels than its size"), ({322: 60_000, 323: 60_000}, "MB to read")],
+)
+def test_a_tiff_of_too_few_bytes_or_of_a_giant_tile_is_refused(changes, words):
+    stream = io.BytesIO()
+    options = {"tile": (32, 64)} if 322 in changes else {}
+    tifffile.imwrite(stream, noise(40, 50).astype(np.uint16), photometric="rgb", **options)
+    content = bytearray(stream.getvalue())
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        for tag, value in changes.items():
+            found = file.pages[0].tags[tag]
+            struct.pack_into({3: "<H", 4: "<I"}[found.dtype], content, found.valueoffset, value)
+    refuse(bytes(content), words)
+
+
 def test_a_mask_is_bounded_by_its_floats():
     content = encoded(np.zeros((40, 50), np.uint8), "PNG")
     read_picture(content, limits=Limits(bytes=12_000))
@@ -94,6 +110,25 @@ def test_scans_of_a_jpeg_are_counted():
     content = encoded(noise(64, 64), "JPEG", progressive=True)
     last = content.rindex(b"\xff\xda")
     refuse(content[:last] + content[last:-2] * 300 + b"\xff\xd9", "scans, more than 200")
+
+
+def test_scans_of_a_large_jpeg_are_bounded_by_what_they_visit():
+    content = bytearray(encoded(noise(64, 64), "JPEG", progressive=True))
+    struct.pack_into(">HH", content, content.index(b"\xff\xc2") + 5, 9000, 9000)
+    last = content.rindex(b"\xff\xda")
+    many = content[:last] + content[last:-2] * 30 + b"\xff\xd9"
+    refuse(bytes(many), "scans of 9000 x 9000 pixels")
+
+
+def test_numbers_written_as_text_are_bounded():
+    refuse(b"P2\n1500 1300\n255\n" + b"7 " * 2_200_000, "4400017 bytes of numbers as text")
+
+
+def test_a_giant_webp_never_reaches_its_decoder(monkeypatch):
+    content = bytearray(encoded(noise(40, 50), "WEBP", lossless=True))
+    struct.pack_into("<I", content, 21, 0x3FFF | 0x3FFF << 14)
+    monkeypatch.setattr("loupe.data.images.formats.open_image", None)
+    refuse(bytes(content), r"too many pixels \(16384 x 16384\)")
 
 
 def test_tiles_of_a_jpeg_2000_are_counted():
@@ -150,11 +185,30 @@ def special(folder, what):
         ("empty", "the file is empty; copy it again"),
     ],
 )
-def test_what_is_no_file_is_named_and_not_opened(tmp_path, what, words):
+def test_what_is_no_file_is_named_and_not_opened(tmp_path, what, words, monkeypatch):
     path = special(tmp_path, what)
     for read in (read_image, read_mask, read_size):
-        with pytest.raises(UnreadableImageError, match=rf"a\.png: {words}"):
-            read(path)
+        with monkeypatch.context() as patch:
+            if what != "empty":
+                patch.setattr(os, "open", None)
+            with pytest.raises(UnreadableImageError, match=rf"a\.png: {words}"):
+                read(path)
+
+
+def test_a_pipe_that_takes_the_name_of_a_file_is_no_file(tmp_path, monkeypatch):
+    path, original = special(tmp_path, "pipe"), os.stat
+    monkeypatch.setattr(
+        os, "stat", lambda name, **more: original(__file__ if name == path else name, **more)
+    )
+    with pytest.raises(UnreadableImageError, match=r"a\.png: a named pipe, not a file"):
+        read_image(path)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(noise(), "PNG"))
+    with pytest.raises(UnreadableImageError, match=r"the file has \d+ bytes, more than 100"):
+        read_image(path, limits=Limits(bytes=100))
 
 
 def test_a_link_to_an_image_is_an_image(tmp_path):

@@ -62,6 +62,20 @@ def test_two_files_of_one_stem_are_refused(tmp_path):
         load_dataset(tmp_path)
 
 
+@pytest.mark.parametrize("files", [("fake/a.png", "fake/a.jpg"), ("masks/a.png", "masks/a.bmp")])
+def test_files_of_one_stem_are_listed_without_a_mask(tmp_path, files):
+    touch(tmp_path, "real/z.png", "fake/a.png", "masks/a.png", *files)
+    forged = [entry for entry in list_path(tmp_path).entries if entry["label"] == 1]
+    assert {entry["mask_file_name"] for entry in forged} == {None}
+
+
+@pytest.mark.parametrize("masks", [(), ("mask", "masks")])
+def test_no_or_two_folders_of_masks_are_refused(tmp_path, masks):
+    touch(tmp_path, "real/z.png", "fake/a.png", *(f"{name}/a.png" for name in masks))
+    with pytest.raises(DatasetError, match=f"needs one folder of masks.*there are {len(masks)}"):
+        load_dataset(tmp_path)
+
+
 def test_empty_folder_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="there are no images in it"):
         load_dataset(tmp_path)
@@ -248,13 +262,17 @@ def test_mvss_text_is_read(tmp_path):
         ("a.json", "[3]", "entry 0: it is '3'"),
         ("a.json", '[["a.png", 3]]', "entry 0: image is 'a.png' and mask is 3"),
         ("a.json", '[["a.png", ""], {"path": 3}]', "entry 1: image is 3"),
+        ("a.json", '[["", ""]]', "entry 0: image is ''"),
         ("a.json", '[{"path": "a.png", "label": 2}]', "entry 0: the label is 2"),
         ("a.json", '[{"path": "a.png", "label": -1}]', "entry 0: the label is -1"),
         ("a.json", '[{"path": "a.png", "label": "fake"}]', "entry 0: the label is 'fake'"),
         ("a.json", '[{"path": "a.png", "label": [1]}]', "entry 0: the label is"),
         ("a.json", "[" * 100_000, "not JSON"),
+        ("a.json", r'[["a\u0000.png", ""]]', r"entry 0: image is 'a\\x00\.png'"),
+        ("a.json", r'[["a.png", "m\u0000.png"]]', "entry 0: image is 'a.png'"),
         ("a.txt", "only two\n", "line 1: it is 'only two'"),
         ("a.txt", "a.png None 2\n", "line 1: the label is '2'"),
+        ("a.txt", "a\0.png None 0\n", "line 1: image is"),
     ],
 )
 def test_faulty_list_is_refused_with_its_place(tmp_path, name, text, message):

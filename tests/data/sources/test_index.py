@@ -153,6 +153,14 @@ def test_a_set_is_listed_once(tree):
     assert lister.times == 1
 
 
+def test_an_index_of_another_set_is_not_taken(tmp_path, save):
+    one, two = (age(save(tmp_path / name / f"{name}.png").parent) for name in ("one", "two"))
+    for folder in (one, two):
+        load_index(str(folder))
+    os.replace(index_file(one), index_file(two))
+    assert list(load_index(str(two))) == load_dataset(str(two))
+
+
 def test_small_sets_leave_no_file(tree, cache, monkeypatch):
     monkeypatch.setattr(index_module, "SMALLEST_CACHED", 4)
     assert isinstance(load_index(str(tree)), DatasetIndex)
@@ -187,6 +195,18 @@ def test_a_tree_that_changes_is_listed_anew(tree, change):
     load_index(str(tree))
     change(tree)
     assert list(load_index(str(tree))) == load_dataset(str(tree))
+
+
+def test_a_tree_with_a_table_that_changes_is_listed_anew(tree):
+    (tree / "real/notes.csv").write_text("a")
+    age(tree)
+    lister = Lister(tree)
+    for seconds in (3600, 1800):
+        (tree / "real/notes.csv").write_text("b")
+        age(tree)
+        os.utime(tree / "real/notes.csv", (time.time() - seconds,) * 2)
+        cached_index(tree, lister)
+    assert lister.times == 2
 
 
 def test_a_manifest_that_changes_is_read_anew(tmp_path):

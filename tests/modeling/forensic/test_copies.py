@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -86,6 +88,21 @@ def test_the_shift_of_a_copy_is_the_highest_peak():
     _, chance = likeliest_shifts(as_tensor(textured(*SIZE))[0, 0] - 128)
     assert shifts[0].tolist() == [COPY[0] - ORIGINAL[0], COPY[1] - ORIGINAL[1]]
     assert peaks[0] > 1.5 * chance.max()
+
+
+@pytest.mark.parametrize("quality", [30, 50])
+def test_the_grid_of_jpeg_is_no_copy(quality: int):
+    image = as_jpeg(textured(*SIZE), quality)
+    # Its edges repeat every 8 pixels, at frequencies above the passband.
+    assert likeliest_shifts(as_tensor(image)[0, 0] - 128)[1].max() < 7.5
+
+
+def test_the_passband_lets_its_two_edges_through_in_part():
+    passed = copies._shift_tables(100, 100, torch.device("cpu"))[0]
+    # A column is 1 / 200 cycle per pixel.
+    assert passed[0, [6, 60]].tolist() == pytest.approx([1 - math.exp(-1), math.exp(-1)], abs=0.01)
+    assert passed[0, [0, 1, 100]].max() < 0.07
+    assert passed[0, 20] > 0.85
 
 
 def test_a_flat_image_has_no_copies_and_no_infinities():
