@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loupe.modeling.forensic.pixels import GREY_LEVELS, luma
+from loupe.modeling.forensic.pixels import GREY_LEVELS, cell_mean, luma
 from loupe.modeling.layers import ZeroInitConvs
 
 # Side of a cell in pixels.
@@ -99,9 +99,9 @@ class CopyBranch(nn.Module):
                 [similarity.amax(dim=1, keepdim=True), similarity.gather(1, best)], dim=1
             )
             places = [
-                F.avg_pool2d(similarity, self.cells),
+                cell_mean(similarity, self.cells),
                 F.max_pool2d(similarity, self.cells),
-                F.avg_pool2d(texture.log1p(), self.cells),
+                cell_mean(texture.log1p(), self.cells),
             ]
             # Clamped and divided to the size of the other features.
             image = [area.topk(NUM_BEST)[0].log1p(), peaks.topk(NUM_BEST)[0].clamp(max=40.0) / 8]
@@ -147,7 +147,7 @@ def _compare(band: Tensor, texture: Tensor, shifts: list[list[int]]) -> Tensor:
     `roll` wraps around; wrapped pixels rarely match, so they are not masked.
     """
     shifted = torch.stack([band.roll((-y, -x), (0, 1)) for y, x in shifts])
-    difference = mean_over(F.avg_pool2d((shifted - band).square()[:, None], CELL), WINDOW)[:, 0]
+    difference = mean_over(cell_mean((shifted - band).square()[:, None], CELL), WINDOW)[:, 0]
     in_cells = [(round(y / CELL), round(x / CELL)) for y, x in shifts]
     other_end = torch.stack([texture.roll((-y, -x), (0, 1)) for y, x in in_cells])
     weaker = torch.minimum(other_end, texture)
@@ -221,23 +221,55 @@ def texture_of(image: Tensor) -> Tensor:
     x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
     xx, yy, xy = (
-        mean_over(F.avg_pool2d(product, CELL), WINDOW) for product in (x * x, y * y, x * y)
+        mean_over(cell_mean(product, CELL), WINDOW) for product in (x * x, y * y, x * y)
     )
     spread = ((xx - yy).square() / 4 + xy.square()).sqrt()
     return ((xx + yy) / 2 - spread).clamp(min=0)
 
 
 def mean_over(x: Tensor, side: int) -> Tensor:
-    """Mean over side x side neighbourhoods, one axis after the other, which is faster."""
-    x = F.avg_pool2d(x, (side, 1), 1, (side // 2, 0), count_include_pad=False)
-    return F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
+    """Mean over side x side neighbourhoods, as far as the image reaches; `side` is odd."""
+    size = x.shape[-2:]
+    for axis in (-2, -1):
+        x = _sum_over(x, side, axis)
+    rows, columns = (_neighbours(length, side, x.device) for length in size)
+    return x / (rows[:, None] * columns)
+
+
+def _neighbours(length: int, side: int, device: torch.device) -> Tensor:
+    """(length,) float32: how many of the `side` places around each one there are."""
+    place = torch.arange(length, device=device)
+    first, last = (place - side // 2).clamp(min=0), (place + side // 2).clamp(max=length - 1)
+    return (last - first + 1).float()
+
+
+def _sum_over(x: Tensor, side: int, axis: int) -> Tensor:
+    """Sums over `side` places along an axis, zero beyond its ends, in log2(side) steps."""
+    margin = [0, 0, side // 2, side // 2] if axis == -2 else [side // 2, side // 2, 0, 0]
+    sums, width, length = F.pad(x, margin), 1, x.shape[axis]
+    total, first = None, 0
+    while True:
+        # The bits of `side`: sums over 1, 2, 4, ... places, one behind the other.
+        if side & width:
+            part = sums.narrow(axis, first, length)
+            total, first = part if total is None else total + part, first + width
+        if 2 * width > side:
+            return total
+        whole = sums.shape[axis] - width
+        sums, width = sums.narrow(axis, 0, whole) + sums.narrow(axis, width, whole), 2 * width
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
     """Gaussian blur of (B, 1, H, W)."""
     reach = round(3 * sigma)
-    place = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)
+    place = torch.arange(-reach, reach + 1, dtype=image.dtype)
     kernel = (-place.square() / (2 * sigma**2)).exp()
-    kernel = (kernel / kernel.sum())[None, None]
-    image = F.conv2d(F.pad(image, (reach, reach, 0, 0), mode="replicate"), kernel[:, :, None])
-    return F.conv2d(F.pad(image, (0, 0, reach, reach), mode="replicate"), kernel[..., None])
+    weights = (kernel / kernel.sum()).tolist()
+    for axis in (-2, -1):
+        margin = [0, 0, reach, reach] if axis == -2 else [reach, reach, 0, 0]
+        padded, length = F.pad(image, margin, mode="replicate"), image.shape[axis]
+        image = weights[reach] * padded.narrow(axis, reach, length)
+        for away in range(1, reach + 1):
+            pair = [padded.narrow(axis, reach + side, length) for side in (-away, away)]
+            image = image.add_(pair[0] + pair[1], alpha=weights[reach + away])
+    return image

@@ -18,22 +18,17 @@ B images, C channels of the tokens, R residuals (5 kernels x 3 colours), H W pix
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loupe.modeling.canvas import valid_patches
-from loupe.modeling.forensic.pixels import log_mean, relative_to_image
+from loupe.modeling.forensic.pixels import cell_mean, normalised_log, relative_to_image
 
-# Second differences along four directions, and the square kernel.
-KERNELS = (
-    ((0, 0, 0), (1, -2, 1), (0, 0, 0)),
-    ((0, 1, 0), (0, -2, 0), (0, 1, 0)),
-    ((1, 0, 0), (0, -2, 0), (0, 0, 1)),
-    ((0, 0, 1), (0, -2, 0), (1, 0, 0)),
-    ((-1, 2, -1), (2, -4, 2), (-1, 2, -1)),
-)
-NUM_RESIDUALS = 3 * len(KERNELS)
+# Of each colour: second differences along four directions, and the square kernel.
+NUM_RESIDUALS = 3 * 5
 # Side of a cell in pixels: large enough for a stable mean of |r|, small enough to follow outlines.
 CELL = 4
 
@@ -54,8 +49,6 @@ class ResidualBranch(nn.Module):
     def __init__(self, embed_dim: int, patch_size: int) -> None:
         super().__init__()
         self.patch_size = patch_size
-        kernels = torch.tensor(KERNELS, dtype=torch.float32)[:, None]
-        self.register_buffer("kernels", kernels.repeat(3, 1, 1, 1), persistent=False)
         # From cells of 4 px to cells of 8 px.
         self.cells = nn.Sequential(
             nn.Conv2d(3 + 2 * NUM_RESIDUALS, 96, 3, stride=2, padding=1), nn.GELU()
@@ -73,9 +66,7 @@ class ResidualBranch(nn.Module):
         """(B, 3, H, W), (B, H, W) bool -> (B, C, h, w)."""
         patch_valid = valid_patches(valid, self.patch_size)
         fine, raster = self.energies(images)
-        x = torch.cat(
-            [F.avg_pool2d(images, CELL), fine, relative_to_image(fine, patch_valid)], dim=1
-        )
+        x = torch.cat([cell_mean(images, CELL), fine, relative_to_image(fine, patch_valid)], dim=1)
         x = torch.cat([self.cells(x), raster, relative_to_image(raster, patch_valid)], dim=1)
         return self.tokens(x)
 
@@ -86,8 +77,36 @@ class ResidualBranch(nn.Module):
         Always in float32: half precision rounds pixels near 1 by more than the residuals are.
         """
         with torch.autocast(images.device.type, enabled=False):
-            padded = F.pad(images.float(), (1, 1, 1, 1), mode="replicate")
-            size = F.conv2d(padded, self.kernels, groups=3).abs_()
-            # The four raster positions as channels of their own: pixel_unshuffle, but faster.
-            raster = [size[..., y::2, x::2] for y in range(2) for x in range(2)]
-            return log_mean(size, CELL), log_mean(torch.stack(raster, dim=2).flatten(1, 2), CELL)
+            # (B, R, 2, 2, H / 4, W / 4): of each cell and raster position, a sum over 4 pixels.
+            sums = torch.stack([_raster_sums(r) for r in _residuals(images.float())], dim=2)
+            sums = sums.flatten(1, 2)
+            fine = sums.sum(dim=(2, 3)) / (CELL * CELL)
+            return normalised_log(fine), normalised_log(cell_mean(sums.flatten(1, 3) / 4, 2))
+
+
+def _residuals(images: Tensor) -> Iterator[Tensor]:
+    """Each residual, up to its sign, as (B, 3, CELL, CELL, H / CELL, W / CELL).
+
+    Pixels come by their place in their cell first, so that all sums run over whole planes: of a
+    cell and of the pixels around it, CELL + 2 rows and columns of planes.
+    """
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    side = CELL + 2
+    planes = padded.unfold(2, side, CELL).unfold(3, side, CELL)
+    planes = planes.permute(0, 1, 4, 5, 2, 3).contiguous()
+    before, here, after = slice(0, CELL), slice(1, CELL + 1), slice(2, side)
+    twice = 2 * planes[:, :, here, here]
+    across = planes[:, :, :, before] + planes[:, :, :, after] - 2 * planes[:, :, :, here]
+    yield across[:, :, here]
+    yield planes[:, :, before, here] + planes[:, :, after, here] - twice
+    yield planes[:, :, before, before] + planes[:, :, after, after] - twice
+    yield planes[:, :, before, after] + planes[:, :, after, before] - twice
+    # The square kernel is the second difference down of that across, negated.
+    yield across[:, :, before] + across[:, :, after] - 2 * across[:, :, here]
+
+
+def _raster_sums(residual: Tensor) -> Tensor:
+    """Sums of |r| by raster position, (B, 3, CELL, CELL, h, w) -> (B, 3, 2, 2, h, w)."""
+    size = residual.abs()
+    size = size[:, :, :2] + size[:, :, 2:]
+    return size[:, :, :, :2] + size[:, :, :, 2:]

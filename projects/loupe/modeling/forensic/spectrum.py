@@ -25,7 +25,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from loupe.modeling.canvas import valid_patches
-from loupe.modeling.forensic.pixels import log_mean, luma, normalised_log, relative_to_image
+from loupe.modeling.forensic.pixels import (
+    cell_mean,
+    log_mean,
+    luma,
+    normalised_log,
+    relative_to_image,
+)
 
 # Side in pixels of a block of JPEG's cosine transform.
 BLOCK = 8
@@ -71,7 +77,7 @@ class SpectrumBranch(nn.Module):
             for grid in (grey, shifted):
                 size = F.conv2d(grid, self.kernels, stride=BLOCK).abs_()
                 mean = log_mean(size, blocks)
-                mean_log = F.avg_pool2d(normalised_log(size), blocks)
+                mean_log = cell_mean(normalised_log(size), blocks)
                 features += [mean, mean_log, relative_to_image(mean, patch_valid)]
             return torch.cat(features, dim=1)
 
