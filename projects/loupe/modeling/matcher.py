@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou
@@ -89,6 +88,9 @@ def match_masks(
     Returns:
         Indices of the matched queries and of their targets, min(Q, R) each.
     """
+    # Imported where it is used: a prediction, which needs none of it, starts sooner.
+    from scipy.optimize import linear_sum_assignment
+
     if not len(targets):
         empty = torch.empty(0, dtype=torch.long, device=class_logits.device)
         return empty, empty

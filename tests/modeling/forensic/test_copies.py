@@ -15,7 +15,9 @@ from loupe.modeling.forensic import copies
 from loupe.modeling.forensic.copies import (
     CELL,
     CopyBranch,
+    blur,
     likeliest_shifts,
+    mean_over,
     self_similarity,
 )
 from tests.modeling.forensic.conftest import all_valid
@@ -154,3 +156,17 @@ def test_what_is_no_peak_is_no_shift(monkeypatch: pytest.MonkeyPatch):
     found, _, peaks = self_similarity(image, all_valid(image))
     assert (peaks == 0).any()
     assert not found[peaks == 0].any()
+
+
+def test_the_mean_of_neighbours_leaves_out_what_lies_beyond_the_image():
+    image = torch.rand(1, 2, 14, 11)
+    expected = F.avg_pool2d(image, 9, 1, 4, count_include_pad=False)
+    torch.testing.assert_close(mean_over(image, 9), expected)
+
+
+def test_a_blur_is_a_convolution_with_a_gaussian():
+    image = torch.rand(1, 1, 20, 30)
+    kernel = (-torch.arange(-2.0, 3.0).square() / (2 * 0.7**2)).exp()
+    kernel = torch.outer(kernel, kernel) / kernel.sum().square()
+    padded = F.pad(image, (2, 2, 2, 2), mode="replicate")
+    torch.testing.assert_close(blur(image, 0.7), F.conv2d(padded, kernel[None, None]))

@@ -7,14 +7,33 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from loupe.modeling.forensic.pixels import relative_to_image
+from loupe.modeling.forensic.pixels import cell_mean, normalised_log, relative_to_image
 from loupe.modeling.forensic.residuals import ResidualBranch
 from loupe.modeling.forensic.spectrum import cosine_kernels
 
+# Second differences along four directions, and the square kernel.
+KERNELS = (
+    ((0, 0, 0), (1, -2, 1), (0, 0, 0)),
+    ((0, 1, 0), (0, -2, 0), (0, 1, 0)),
+    ((1, 0, 0), (0, -2, 0), (0, 0, 1)),
+    ((0, 0, 1), (0, -2, 0), (1, 0, 0)),
+    ((-1, 2, -1), (2, -4, 2), (-1, 2, -1)),
+)
 
-def test_residuals_see_no_constant():
-    kernels = ResidualBranch(8, 16).kernels
-    assert torch.equal(kernels.sum(dim=(1, 2, 3)), torch.zeros(len(kernels)))
+
+def test_energies_are_means_of_residuals_over_cells_and_raster_positions():
+    images = torch.rand(2, 3, 24, 40)
+    kernels = torch.tensor(KERNELS, dtype=torch.float32)[:, None].repeat(3, 1, 1, 1)
+    size = F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), kernels, groups=3).abs()
+    raster = torch.stack([size[..., y::2, x::2] for y in range(2) for x in range(2)], dim=2)
+    fine, by_position = ResidualBranch(8, 16).energies(images)
+    torch.testing.assert_close(fine, normalised_log(F.avg_pool2d(size, 4)))
+    torch.testing.assert_close(by_position, normalised_log(F.avg_pool2d(raster.flatten(1, 2), 4)))
+
+
+def test_the_mean_of_cells_is_a_pooling():
+    images = torch.rand(2, 3, 16, 24)
+    torch.testing.assert_close(cell_mean(images, 8), F.avg_pool2d(images, 8))
 
 
 def test_the_spectrum_is_that_of_jpegs_cosine_transform():

@@ -147,7 +147,7 @@ def _compare(band: Tensor, texture: Tensor, shifts: list[list[int]]) -> Tensor:
     `roll` wraps around; wrapped pixels rarely match, so they are not masked.
     """
     shifted = torch.stack([band.roll((-y, -x), (0, 1)) for y, x in shifts])
-    difference = mean_over(cell_mean((shifted - band).square()[:, None], CELL), WINDOW)[:, 0]
+    difference = mean_over(cell_mean(shifted.sub_(band).square_()[:, None], CELL), WINDOW)[:, 0]
     in_cells = [(round(y / CELL), round(x / CELL)) for y, x in shifts]
     other_end = torch.stack([texture.roll((-y, -x), (0, 1)) for y, x in in_cells])
     weaker = torch.minimum(other_end, texture)
@@ -170,14 +170,16 @@ def likeliest_shifts(band: Tensor) -> tuple[Tensor, Tensor]:
     height, width = band.shape
     # Twice the size: without zero padding shifts would wrap around.
     size = (2 * height, 2 * width)
-    power = torch.fft.rfft2(band, s=size).abs().square()
+    real, imaginary = torch.view_as_real(torch.fft.rfft2(band, s=size)).unbind(2)
+    power = real.square() + imaginary.square()
     # Tensors of a compiler or exporter must not stay in the cache.
     tables = _shift_tables.__wrapped__ if torch.compiler.is_compiling() else _shift_tables
     passed, deviations, out, x = tables(height, width, band.device)
     whitened = power / (mean_over(power[None], WHITENING)[0] + 1e-6)
-    correlation = torch.fft.irfft2(whitened * passed, s=size)
     # A(d) = A(-d): half of the shifts are enough.
-    correlation = (correlation[: height + 1] / deviations).masked_fill(out, 0.0)
+    columns = torch.fft.ifft(whitened * passed, dim=0)[: height + 1]
+    correlation = torch.fft.irfft(columns, n=size[1])
+    correlation = (correlation / deviations).masked_fill_(out, 0.0)
     deviation = correlation.square().mean().sqrt()
     # A peak counts once: the highest of a square of 4 x 4 pixels and of the squares around it.
     squares, places = F.max_pool2d(correlation[None], 4, return_indices=True)
@@ -220,9 +222,7 @@ def texture_of(image: Tensor) -> Tensor:
     padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
     x = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
     y = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-    xx, yy, xy = (
-        mean_over(cell_mean(product, CELL), WINDOW) for product in (x * x, y * y, x * y)
-    )
+    xx, yy, xy = (mean_over(cell_mean(product, CELL), WINDOW) for product in (x * x, y * y, x * y))
     spread = ((xx - yy).square() / 4 + xy.square()).sqrt()
     return ((xx + yy) / 2 - spread).clamp(min=0)
 

@@ -149,11 +149,12 @@ class QuantisationBranch(nn.Module):
 
         Twice: over all periods, and over those above 0.
         """
-        coefficients = F.conv2d(GREY_LEVELS * luma(images), self.kernels, stride=BLOCK)
-        coefficients = coefficients[:, :, None]
         unusable = (images.abs() > CLIPPED).any(dim=1, keepdim=True) | ~valid[:, None]
         usable = 1 - F.max_pool2d(unusable.float(), BLOCK)
-        weight = (coefficients.abs() > 0.5 * self.steps) * usable[:, :, None]
+        coefficients = F.conv2d(GREY_LEVELS * luma(images), self.kernels, stride=BLOCK)
+        # 0 is no multiple that counts, of any step.
+        coefficients = (coefficients * usable)[:, :, None]
+        weight = (coefficients.abs() > 0.5 * self.steps).float()
         wave = (coefficients * (2 * math.pi / self.steps)).cos_().mul_(weight)
         count, total = weight.sum(dim=(3, 4)), wave.sum(dim=(3, 4))
         period = total / (count + PRIOR_COUNT)
@@ -161,31 +162,31 @@ class QuantisationBranch(nn.Module):
         chance = 0.5 / (count + PRIOR_COUNT)
         period = period * (1 - chance / period.square().clamp(min=1e-9)).clamp(min=0)
         mean = total / count.clamp(min=1)
-        by_sign = [
-            (
-                _weighted_excess(wave, weight, part, mean, "f"),
-                _weighted_excess(wave, weight, part, mean, "q"),
-            )
-            for part in (period, period.clamp(min=0))
-        ]
-        return by_sign, period
+        periods = torch.stack([period, period.clamp(min=0)], dim=1)
+        by_frequency, by_step = (
+            _weighted_excess(wave, weight, periods, mean, kept) for kept in ("f", "q")
+        )
+        return list(zip(by_frequency, by_step, strict=True)), period
 
 
 def _weighted_excess(
-    wave: Tensor, weight: Tensor, period: Tensor, mean: Tensor, kept: str
-) -> Excess:
-    """Sums over steps (`kept` "f") or over frequencies ("q").
+    wave: Tensor, weight: Tensor, periods: Tensor, mean: Tensor, kept: str
+) -> list[Excess]:
+    """Sums over steps (`kept` "f") or over frequencies ("q"), for each of R sets of periods.
 
     Args:
         wave: (B, F, Q, H / 8, W / 8), weighted cosines.
         weight: Likewise, 1 = usable.
-        period: (B, F, Q).
+        periods: (B, R, F, Q).
         mean: (B, F, Q) of the cosines.
         kept: The axis that stays.
     """
-    sum_over = f"bfqhw,bfq->b{kept}hw"
-    excess = torch.einsum(sum_over, wave, period) - torch.einsum(sum_over, weight, period * mean)
-    return Excess(excess, torch.einsum(sum_over, weight, period.square()))
+    sum_over = f"bfqhw,brfq->br{kept}hw"
+    # All products with the weights at once: the weights are much to read.
+    factors = torch.cat([periods * mean[:, None], periods.square()], dim=1)
+    expected, variance = torch.einsum(sum_over, weight, factors).chunk(2, dim=1)
+    excess = torch.einsum(sum_over, wave, periods) - expected
+    return [Excess(*one) for one in zip(excess.unbind(1), variance.unbind(1), strict=True)]
 
 
 def _z_scores(blocks: Excess, side: int, patch: int) -> Tensor:
