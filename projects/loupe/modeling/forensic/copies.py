@@ -244,19 +244,17 @@ def _neighbours(length: int, side: int, device: torch.device) -> Tensor:
 
 
 def _sum_over(x: Tensor, side: int, axis: int) -> Tensor:
-    """Sums over `side` places along an axis, zero beyond its ends, in log2(side) steps."""
+    """Sums over `side` places, an odd number, along an axis; zero beyond its ends."""
     margin = [0, 0, side // 2, side // 2] if axis == -2 else [side // 2, side // 2, 0, 0]
     sums, width, length = F.pad(x, margin), 1, x.shape[axis]
-    total, first = None, 0
-    while True:
-        # The bits of `side`: sums over 1, 2, 4, ... places, one behind the other.
-        if side & width:
-            part = sums.narrow(axis, first, length)
-            total, first = part if total is None else total + part, first + width
-        if 2 * width > side:
-            return total
+    total, first = sums.narrow(axis, 0, length), 1
+    while 2 * width <= side:
         whole = sums.shape[axis] - width
         sums, width = sums.narrow(axis, 0, whole) + sums.narrow(axis, width, whole), 2 * width
+        # The bits of `side`: sums over 1, 2, 4, ... places, one behind the other.
+        if side & width:
+            total, first = total + sums.narrow(axis, first, length), first + width
+    return total
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
