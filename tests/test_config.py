@@ -54,6 +54,7 @@ REFUSED = {
     "no settings": ("just words", "holds no settings"),
     "a number for a key": ("3: 4", "holds no settings"),
     "a broken line": ("A: [1", "not readable as YAML"),
+    "a giant": ("#" * 1_000_001, "larger than 1000000 bytes"),
     "bytes": ("A: \x00", "not readable as YAML"),
     "an unknown key": ("MODEL: {SEGMENTER: {NUM_QUERIS: 5}}", "Did you mean .*NUM_QUERIES"),
     "a wrong type": ("SOLVER: {BASE_LR: fast}", r"Type mismatch.* SOLVER\.BASE_LR"),
@@ -191,6 +192,8 @@ def test_every_key_refuses_some_value_and_the_error_names_key_value_and_range():
     ("key", "value", "words"),
     [
         ("SOLVER.BASE_LR", "-1.0", "above 0"),
+        ("SOLVER.BASE_LR", "1e999", "above 0"),
+        ("MODEL.PIXEL_MEAN", "[1.0, 1e999, 1.0]", "each a finite number"),
         ("SOLVER.IMS_PER_BATCH", "0", "at least 1"),
         ("MODEL.SEGMENTER.PATCH_SHARE", "1.5", "from 0 to 1"),
         ("SOLVER.WARMUP_FRACTION", "0.95", "exceed 1 together"),

@@ -97,6 +97,12 @@ def test_every_key_at_fault_is_named_and_nothing_is_changed(tiny_model: Loupe):
     assert_equal(weights_of(tiny_model), before)
 
 
+def test_a_value_that_would_fit_by_being_repeated_does_not_fit(tiny_model: Loupe):
+    weights = weights_of(tiny_model) | {"segmenter.mask_decoder.norm.bias": torch.ones(1)}
+    with pytest.raises(CheckpointError, match=r"misshapen: segmenter\.mask_decoder\.norm\.bias"):
+        load_into(tiny_model, weights)
+
+
 def test_a_stage_1_checkpoint_feeds_stage_2_by_declaration(build: Build):
     stage_1, stage_2 = build("MODEL.SEGMENTER.ENABLED", False), build()
     randomise(stage_1)
