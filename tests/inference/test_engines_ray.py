@@ -6,9 +6,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,8 @@ class Made(NamedTuple):
     reasons: tuple[str, ...] = ()
     views: tuple[str, ...] = ("whole image at its own scale",)
     forgery_map: np.ndarray = np.zeros((2, 3), np.float32)
+    class_name: str = ""
+    class_probabilities: Mapping[str, float] = MappingProxyType({})
 
 
 class Found(NamedTuple):
