@@ -18,7 +18,7 @@ import torch
 
 # The kernels use torch's stable interface alone, which this version brought.
 OLDEST_TORCH = (2, 10)
-REMEDY = "build it with: pip install --no-build-isolation -e ."
+REMEDY = "build it in a clone of the repository: pip install --no-build-isolation -e ."
 
 
 class Backend(NamedTuple):
