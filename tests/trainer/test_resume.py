@@ -26,6 +26,10 @@ PERIODS = ("SOLVER.MAX_ITER", 10, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERI
 
 
 def start(folder: Path, *options: Any, resume: bool = False) -> LoupeTrainer:
+    # TensorBoard reads event files by name: second, process, number. Within one second number 10
+    # would come before 9, and what the resumed run took back would count.
+    if resume:
+        time.sleep(1.1)
     data = str(folder / "manifest.csv")
     cfg = toy_config(
         folder,
