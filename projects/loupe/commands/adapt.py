@@ -96,10 +96,11 @@ def run(arguments: argparse.Namespace) -> int:
         done, failed = write_predictions(pairs, names, folder, overlays=not arguments.no_overlays)
         seconds = time.perf_counter() - start
         adaptation.summary.write(folder / "adaptation.json")
-        if cfg.ADAPTATION.MODE != "episodic":
+        adapts_weights = cfg.ADAPTATION.MODE != "episodic"
+        if adapts_weights:
             save_weights(predictor.model.state_dict(), target)
     if not arguments.quiet:
-        if target.is_file():
+        if adapts_weights:
             print(f"adapted weights: {target}")
         print(f"{done} images predicted in {seconds:.1f} s, {failed} not readable: {folder}")
         print(f"adaptation: {adaptation.summary}")

@@ -211,8 +211,8 @@ class ConditionalPixelDecoder(nn.Module):
             condition: Embeddings and probability; None skips the conditional attention.
             patch_valid: (B, h, w) bool, False = padding; None = all valid.
         """
-        finest, *finer = pyramid
-        levels = finer[::-1]
+        finest, *coarser = pyramid
+        levels = coarser[::-1]
         shapes = [(level.shape[2], level.shape[3]) for level in levels]
         x = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
         position = self._positions(shapes, x.device).to(x.dtype)
