@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from loupe.checkpoint import load_weights
 from loupe.config import load_config
@@ -25,6 +27,7 @@ from loupe.trainer.trainer import LoupeTrainer
 from loupe.vocabulary import Claims
 from research.explanation import features, gpu, truncate
 from tests.explanation.tiny import CLIP, LANGUAGE, tiny_llava
+from tests.trainer.test_processes import start_processes
 
 TOKENS, WIDTH = 16, CLIP["hidden_size"]
 TEXTS = [*all_texts(), question_of("forged"), question_of("authentic", False), ": . , ;"]
@@ -120,6 +123,39 @@ def test_a_run_learns_resumes_evaluates_and_is_published(folder: Path, tmp_path:
     published = load_weights(tmp_path / "out" / "explain_tiny.safetensors")
     assert published.keys() == whole.keys()
     assert published["saved_settings"].dtype == torch.uint8
+
+
+def save_gradients(wanted: Namespace) -> None:
+    """Entry point of a process: leaves the gradients of an optimiser step of 4 texts."""
+    explainer_module.explainer_arguments = arguments
+    place = Path(wanted.folder)
+    output = place.parent / f"of{comm.get_world_size()}"
+    output.mkdir(exist_ok=True)
+    cfg = settings(place, output, 1)
+    cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 4, "DATASETS.TEST", ()])
+    trainer = LoupeTrainer(cfg)
+    model = trainer.checkpointer.model
+
+    def keep(*_: object) -> None:
+        named = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        torch.save(named, output / f"gradients{comm.get_rank()}.pth")
+
+    trainer._trainer.optimizer.register_step_pre_hook(keep)
+    trainer.train()
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradients_of_one(folder: Path):
+    save_gradients(Namespace(folder=str(folder)))
+    start_processes(save_gradients, 2, folder)
+    one = torch.load(folder.parent / "of1" / "gradients0.pth")
+    largest = max(float(value.abs().max()) for value in one.values())
+    assert largest > 0
+    for rank in range(2):
+        two = torch.load(folder.parent / "of2" / f"gradients{rank}.pth")
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6 * largest)
 
 
 def test_features_are_made_on_the_cpu_also_beside_a_gpu(monkeypatch):

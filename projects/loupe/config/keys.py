@@ -240,7 +240,7 @@ KEYS = {
     # Tokens on each side, of an encoder of Loupe.
     "MODEL.EXPLAINER.GRID": Key(8, at_least(1)),
     # The words around question and explanation.
-    "MODEL.EXPLAINER.TEMPLATE": Key("vicuna", one_of("vicuna", "chatml", "words")),
+    "MODEL.EXPLAINER.TEMPLATE": Key("vicuna", one_of("vicuna", "chatml", "qwen2-vl", "words")),
     # LoRA on the seven linear layers of each block of the language model.
     "MODEL.EXPLAINER.LORA_RANK": Key(16, at_least(1)),
     "MODEL.EXPLAINER.LORA_ALPHA": Key(32.0, above(0)),

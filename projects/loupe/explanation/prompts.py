@@ -19,12 +19,14 @@ class Template(NamedTuple):
 
     Attributes:
         opening: Before the image.
+        between: Between image and question.
         closing: After the question, up to where the explanation begins.
         space: Between both; belongs to the explanation.
         end: The token that ends an explanation.
     """
 
     opening: str
+    between: str
     closing: str
     space: str
     end: str
@@ -96,7 +98,7 @@ def fill(template: Template, question: str, explanation: str | None = None) -> P
         question: Without an image mark.
         explanation: None = to be written.
     """
-    asked = f"\n{question}{template.closing}"
+    asked = f"{template.between}{question}{template.closing}"
     if explanation is None:
         return Prompt(template.opening, asked, len(asked))
     told = f"{asked}{template.space}{explanation}{template.end}"

@@ -4,7 +4,8 @@ With f the patch features of the vision tower, x the image and M the mask,
 
     T = alpha f(x) + (1 - alpha) f(x M + (1 - M) background),
 
-before the projector. There is nothing to learn in it. The background is the mean colour, 0 after
+before the projector, or after the merger of a Qwen2-VL, which hides f(x) behind it. There is
+nothing to learn in it. The background is the mean colour, 0 after
 normalisation, or the blurred image. A white mask, the whole image, gives f(x) exactly.
 
 B images, H W pixels, T tokens, C width of the tower.
@@ -100,6 +101,15 @@ class RegionTower(nn.Module):
         self.tower = tower
         self.alpha = alpha
 
+    def inputs(self, pixel_values: Tensor, image: Tensor) -> dict[str, Tensor]:
+        """What the model around this tower takes.
+
+        Args:
+            pixel_values: See `forward`.
+            image: (B, L) bool, True = a token that stands for the image.
+        """
+        return {"pixel_values": pixel_values}
+
     def __getattr__(self, name: str) -> Any:
         """What transformers asks a tower for, such as `config` or `dtype`, is the tower's own."""
         try:
@@ -133,6 +143,70 @@ class RegionTower(nn.Module):
             for a, b in zip(output.hidden_states, region.hidden_states, strict=True)
         )
         return output
+
+
+class MergedRegionTower(RegionTower):
+    """The tower of a Qwen2-VL: its features are blended after its merger, at the tokens' size.
+
+    A Qwen2-VL takes patches in rows, and their grid. Image and masked image lie beside each other
+    in each row.
+
+    Args:
+        tower: A Qwen2-VL's `visual`.
+        alpha: Weight of the whole image.
+    """
+
+    def inputs(self, pixel_values: Tensor, image: Tensor) -> dict[str, Tensor]:
+        """Patches of both images, (B N, 2 D), their grid (B, 3), and which tokens are the image's.
+
+        Args:
+            pixel_values: (B, 6 or 7, H, W).
+            image: (B, L) bool.
+        """
+        config: Any = self.tower.config
+        sizes = config.patch_size, config.spatial_merge_size, config.temporal_patch_size
+        rows = [patch_rows(part, *sizes) for part in (pixel_values[:, :3], pixel_values[:, 3:6])]
+        height, width = (side // config.patch_size for side in pixel_values.shape[2:])
+        grid = torch.tensor([[1, height, width]], device=pixel_values.device)
+        return {
+            "pixel_values": torch.cat(rows, dim=1),
+            "image_grid_thw": grid.expand(len(pixel_values), 3),
+            "mm_token_type_ids": image.int(),
+        }
+
+    def forward(self, pixel_values: Tensor, **options: Any) -> Any:
+        """Patches (N, 2 D) -> output whose `pooler_output` (N / merge^2, C) is blended."""
+        whole, region = pixel_values.chunk(2, dim=1)
+        output = self.tower(whole, **options)
+        if self.alpha < 1:
+            masked = self.tower(region, **options).pooler_output
+            output.pooler_output = blend(output.pooler_output, masked, self.alpha)
+        return output
+
+
+def patch_rows(images: Tensor, patch: int, merge: int, frames: int) -> Tensor:
+    """Patches in the order in which a Qwen2-VL merges them: square after square, each row by row.
+
+    Args:
+        images: (B, C, H, W); sides are multiples of `patch` x `merge`.
+        patch: Side of a patch in pixels.
+        merge: Patches on a side of a square that becomes one token.
+        frames: How often each patch is repeated, as if the image were a film.
+
+    Returns:
+        (B H / patch W / patch, C frames patch patch).
+    """
+    count, channels, height, width = images.shape
+    rows, columns = height // (patch * merge), width // (patch * merge)
+    split = images.reshape(count, channels, rows, merge, patch, columns, merge, patch)
+    ordered = split.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)
+    repeated = ordered.expand(*ordered.shape[:6], frames, patch, patch)
+    return repeated.reshape(-1, channels * frames * patch * patch)
+
+
+def tower_of(vlm: Any) -> RegionTower:
+    """The tower of a LLaVA, or of a Qwen2-VL."""
+    return vlm.model.visual if hasattr(vlm.model, "visual") else vlm.model.vision_tower
 
 
 def tower_output(hidden_state: Tensor) -> Any:
