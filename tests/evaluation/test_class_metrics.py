@@ -12,7 +12,7 @@ from loupe.evaluation import ForgeryEvaluator
 from loupe.evaluation.measures import ImageMeasures, class_measures, measure_image
 from loupe.evaluation.metrics import compute
 from loupe.evaluation.protocols import ifdl_measures
-from loupe.evaluation.table import columns_of
+from loupe.evaluation.records import columns_of
 from loupe.structures import GroundTruth
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "parity_ifdl.npz"

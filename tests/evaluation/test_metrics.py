@@ -23,8 +23,8 @@ from torchmetrics.functional.classification import binary_calibration_error
 from loupe.evaluation.bootstrap import bootstrap
 from loupe.evaluation.measures import Columns, ImageMeasures, measure_image
 from loupe.evaluation.metrics import METRICS, compute, metrics_of
+from loupe.evaluation.records import RecordTable, columns_of
 from loupe.evaluation.results import estimate
-from loupe.evaluation.table import RecordTable, columns_of
 from loupe.structures import GroundTruth
 
 Set = list[tuple[GroundTruth, float, np.ndarray]]

@@ -12,7 +12,7 @@ from scipy import stats
 
 from loupe.config import load_config
 from loupe.evaluation.measures import Columns, ImageMeasures
-from loupe.evaluation.table import columns_of
+from loupe.evaluation.records import columns_of
 from research.experiments import runs
 from research.experiments.ablations import CONFIGS, TABLES, carried_options
 from research.experiments.command import parse_arguments

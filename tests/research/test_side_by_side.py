@@ -7,7 +7,7 @@ import pytest
 
 from loupe.evaluation.measures import Columns, ImageMeasures
 from loupe.evaluation.metrics import compute
-from loupe.evaluation.table import columns_of
+from loupe.evaluation.records import columns_of
 from research.benchmarks.side_by_side import METRICS, compared
 from research.experiments.intervals import t_interval
 

@@ -17,9 +17,9 @@ import numpy as np
 from loupe.evaluation.measures import THRESHOLD, Columns, measure_image
 from loupe.evaluation.metrics import METRICS, compute
 from loupe.evaluation.pooled_histogram import PooledHistogram, merge_shards
+from loupe.evaluation.records import RecordTable
 from loupe.evaluation.results import THRESHOLD_NOTE, Results, summarise
 from loupe.evaluation.samples import has_pixels
-from loupe.evaluation.table import RecordTable
 from loupe.structures import GroundTruth
 
 # Width of the centre prior's bump, as a fraction of each side.

@@ -17,7 +17,7 @@ from loupe.evaluation.measures import BENCO_SIZE, PROTOCOLS, measure_image
 from loupe.evaluation.pooled_histogram import PooledHistogram, PooledShard, merge_shards
 from loupe.evaluation.report import text_table
 from loupe.evaluation.results import Results, summarise
-from loupe.evaluation.table import RecordTable
+from loupe.evaluation.records import RecordTable
 from loupe.structures import GroundTruth
 from loupe.writing import write_json
 

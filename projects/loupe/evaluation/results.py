@@ -15,7 +15,7 @@ from loupe.evaluation.metric import Metric
 from loupe.evaluation.metrics import METRICS, compute, metrics_of
 from loupe.evaluation.pooled_histogram import PooledHistogram, best_threshold, pooled_estimates
 from loupe.evaluation.samples import has_pixels
-from loupe.evaluation.table import RecordTable
+from loupe.evaluation.records import RecordTable
 from loupe.writing import plain
 
 # A breakdown by a name that nearly every image has for itself would be as long as the set.

@@ -4,6 +4,8 @@ index.html      opens from the disk, loads nothing from elsewhere, prints
 report.json     everything that the page says, `schema` 1 (docs/report.md)
 report.csv      a row for each image
 pictures/       the images, shrunk for the page, and their maps
+
+What is said of a region comes from `loupe.explanation.facts`.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ import numpy as np
 from loupe.data.images.degradation import DEGRADATIONS, Level
 from loupe.evaluation.measures import PROTOCOLS, ImageMeasures
 from loupe.evaluation.metrics import METRICS as ALL_METRICS
+from loupe.evaluation.records import RecordTable
 from loupe.evaluation.results import Estimate, Results
-from loupe.evaluation.table import RecordTable
 from loupe.writing import replacing
 
 # The undegraded images: the line that all curves are compared with.

@@ -1,4 +1,4 @@
-"""The gathered numbers of all images."""
+"""The measures of all images of a set, gathered in one place, and the same as columns."""
 
 from __future__ import annotations
 
