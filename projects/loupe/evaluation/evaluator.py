@@ -15,9 +15,9 @@ from detectron2.utils import comm
 from loupe.evaluation.bootstrap import RESAMPLES
 from loupe.evaluation.measures import BENCO_SIZE, PROTOCOLS, measure_image
 from loupe.evaluation.pooled_histogram import PooledHistogram, PooledShard, merge_shards
+from loupe.evaluation.records import RecordTable
 from loupe.evaluation.report import text_table
 from loupe.evaluation.results import Results, summarise
-from loupe.evaluation.records import RecordTable
 from loupe.structures import GroundTruth
 from loupe.writing import write_json
 
@@ -53,7 +53,6 @@ class ForgeryEvaluator(DatasetEvaluator):
         benco_size: int | None = BENCO_SIZE,
         resamples: int = RESAMPLES,
         distributed: bool = True,
-        seed: int = 0,
     ) -> None:
         """Starts empty.
 
@@ -65,7 +64,6 @@ class ForgeryEvaluator(DatasetEvaluator):
             benco_size: network size for `benco/*`; None for the image's own size.
             resamples: bootstrap resamples; 0 for no intervals.
             distributed: gather over the processes of the default group.
-            seed: of the bootstrap.
 
         Raises:
             ValueError: a protocol is not known.
@@ -79,14 +77,13 @@ class ForgeryEvaluator(DatasetEvaluator):
         self.benco_size = benco_size
         self.resamples = resamples
         self.distributed = distributed
-        self.seed = seed
         self.results: Results | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forgets all images."""
         self._table = RecordTable()
-        self._pooled = PooledHistogram(seed=self.seed)
+        self._pooled = PooledHistogram()
         self._unreadable: dict[str, str] = {}
         self._unlabelled: set[str] = set()
 
@@ -172,7 +169,7 @@ class ForgeryEvaluator(DatasetEvaluator):
         for shard in shards:
             table.extend(shard.table)
             unreadable |= shard.unreadable
-        histogram, repeated = merge_shards([shard.pooled for shard in shards], seed=self.seed)
+        histogram, repeated = merge_shards([shard.pooled for shard in shards])
         return summarise(
             table,
             histogram,
@@ -181,7 +178,6 @@ class ForgeryEvaluator(DatasetEvaluator):
             unlabelled=len(frozenset().union(*(shard.unlabelled for shard in shards))),
             protocols=self.protocols,
             resamples=self.resamples,
-            seed=self.seed,
         )
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]]:

@@ -127,9 +127,9 @@ class PooledEstimate(NamedTuple):
     error: float = np.nan
 
 
-def poisson_weights(image_id: str, seed: int = 0) -> np.ndarray:
+def poisson_weights(image_id: str) -> np.ndarray:
     """(REPLICATES,) how often the image is drawn in each replicate; the same in every process."""
-    generator = np.random.Generator(np.random.SFC64([zlib.crc32(image_id.encode()), seed]))
+    generator = np.random.Generator(np.random.SFC64([zlib.crc32(image_id.encode()), 0]))
     return generator.poisson(1.0, REPLICATES).astype(np.float64)
 
 
@@ -151,9 +151,8 @@ class PooledHistogram:
     another process has counted as well can still be left out.
     """
 
-    def __init__(self, *, seed: int = 0) -> None:
-        """Starts empty; `seed` changes the replicates only."""
-        self.seed = seed
+    def __init__(self) -> None:
+        """Starts empty."""
         self.forged = np.zeros(BINS, np.int64)
         self.authentic = np.zeros(BINS, np.int64)
         self.merged = 0
@@ -185,7 +184,7 @@ class PooledHistogram:
             self.merged += counts.merged
             sums[index] = coarse_sums(counts)
         self.image_ids.update(image_id for image_id, _ in images)
-        weights = np.stack([poisson_weights(image_id, self.seed) for image_id, _ in images])
+        weights = np.stack([poisson_weights(image_id) for image_id, _ in images])
         used = np.flatnonzero(sums.any(axis=(0, 1)))
         # A slice, because picking single bins would copy all replicates twice.
         span = slice(used[0], used[-1] + 1)
@@ -198,14 +197,14 @@ class PooledHistogram:
         return PooledShard(counts, self.replicates, frozenset(self.image_ids), dict(self.pending))
 
 
-def merge_shards(shards: list[PooledShard], *, seed: int = 0) -> tuple[PooledHistogram, int]:
+def merge_shards(shards: list[PooledShard]) -> tuple[PooledHistogram, int]:
     """Adds up the processes' shards, each image once.
 
     Returns:
         The sum, and the number of images that are in it more than once because two processes had
         both settled them (0 with any sampler that pads by repeating fewer than PENDING images).
     """
-    total = PooledHistogram(seed=seed)
+    total = PooledHistogram()
     repeated = 0
     for shard in shards:
         repeated += len(total.image_ids & shard.image_ids)

@@ -14,8 +14,8 @@ from loupe.evaluation.measures import PROTOCOLS, Columns, ImageMeasures
 from loupe.evaluation.metric import Metric
 from loupe.evaluation.metrics import METRICS, compute, metrics_of
 from loupe.evaluation.pooled_histogram import PooledHistogram, best_threshold, pooled_estimates
-from loupe.evaluation.samples import has_pixels
 from loupe.evaluation.records import RecordTable
+from loupe.evaluation.samples import has_pixels
 from loupe.writing import plain
 
 # A breakdown by a name that nearly every image has for itself would be as long as the set.
@@ -105,14 +105,13 @@ class Results(NamedTuple):
         }
 
 
-def estimate(columns: Columns, metrics: list[Metric], resamples: int, seed: int = 0) -> Estimates:
+def estimate(columns: Columns, metrics: list[Metric], resamples: int) -> Estimates:
     """Values, intervals, numbers of images and reasons of a set of images.
 
     Args:
         columns: the images' numbers.
         metrics: rows of the table; those `of_pixels` are left out.
         resamples: of the bootstrap; 0 gives no intervals.
-        seed: of the bootstrap.
     """
     metrics = [metric for metric in metrics if not metric.of_pixels]
     names = [metric.name for metric in metrics]
@@ -121,7 +120,6 @@ def estimate(columns: Columns, metrics: list[Metric], resamples: int, seed: int 
         lambda weights: compute(columns, weights, names),
         len(columns.label),
         resamples=resamples,
-        seed=seed,
     )
     estimates = {}
     for metric in metrics:
@@ -193,7 +191,6 @@ def summarise(
     unlabelled: int = 0,
     protocols: tuple[str, ...] = PROTOCOLS,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Results:
     """Computes every metric of a gathered table.
 
@@ -205,13 +202,12 @@ def summarise(
         unlabelled: images without a truth.
         protocols: peers' protocols to report.
         resamples: bootstrap resamples; 0 gives no intervals.
-        seed: of the bootstrap.
     """
     unreadable = dict(sorted((unreadable or {}).items()))
     columns = table.columns()
     metrics = metrics_of(protocols, columns)
     pooled, notes = _estimate_pooled(histogram, repeated, columns, metrics)
-    estimates = estimate(columns, metrics, resamples, seed) | pooled
+    estimates = estimate(columns, metrics, resamples) | pooled
     forged = columns.label > 0
     pixels = has_pixels(columns)
     empty = forged & pixels & (columns.true_positives + columns.false_negatives == 0)

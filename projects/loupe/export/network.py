@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loupe.export.twins import PlainDeformableAttention, WholeBatchCopies
+from loupe.export.twins import WholeBatchCopies
 from loupe.modeling.deformable_attention import DeformableAttention
 from loupe.modeling.forensic.copies import CopyBranch
 from loupe.modeling.loupe import Loupe
 from loupe.modeling.postprocessing import shift_odds
+from loupe.ops.reference import ms_deform_attn_fused_reference
 
 INPUT = "images"
 OUTPUTS = ("probability", "forgery_map", "patch_map")
@@ -91,6 +92,6 @@ def replace_parts(model: nn.Module, size: tuple[int, int]) -> None:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, DeformableAttention):
-                setattr(parent, name, PlainDeformableAttention(child))
+                child.operator = ms_deform_attn_fused_reference  # `grid_sample`.
             elif isinstance(child, CopyBranch):
                 setattr(parent, name, WholeBatchCopies(child, size))

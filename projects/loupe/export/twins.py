@@ -11,7 +11,6 @@ So these twins take whole batches of images without padding:
 
   cos(a + b) = cos a cos b - sin a sin b, and columns v and M - v are equal, so half are summed.
 - A shift by `roll` is a gather.
-- Deformable attention is `grid_sample`.
 
 B images, H W pixels, K shifts.
 """
@@ -19,57 +18,16 @@ B images, H W pixels, K shifts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loupe.modeling.deformable_attention import DeformableAttention
 from loupe.modeling.forensic import copies
 from loupe.modeling.forensic.copies import CopyBranch
-from loupe.ops.reference import (
-    attention_weights,
-    ms_deform_attn_reference,
-    sampling_locations,
-)
 
 # Squares of the autocorrelation of which the highest peak counts; see copies.py.
 _SQUARE = 4
-
-
-class PlainDeformableAttention(nn.Module):
-    """`DeformableAttention` without the compiled operator.
-
-    Args:
-        original: Whose layers are used.
-    """
-
-    def __init__(self, original: DeformableAttention) -> None:
-        super().__init__()
-        self.num_heads, self.num_levels = original.num_heads, original.num_levels
-        self.num_points = original.num_points
-        self.sampling_offsets = original.sampling_offsets
-        self.attention_weights = original.attention_weights
-        self.value_proj, self.output_proj = original.value_proj, original.output_proj
-
-    def forward(
-        self,
-        query: Tensor,
-        reference: Tensor,
-        value: Tensor,
-        shapes: Sequence[tuple[int, int]],
-        value_valid: Tensor | None = None,
-    ) -> Tensor:
-        """As the original, without padding."""
-        channels = query.shape[2] // self.num_heads
-        value = self.value_proj(value).unflatten(2, (self.num_heads, channels))
-        points = (self.num_heads, self.num_levels, self.num_points, 2)
-        offsets = self.sampling_offsets(query).unflatten(2, points)
-        logits = self.attention_weights(query).unflatten(2, (self.num_heads, -1))
-        locations = sampling_locations(reference, offsets, shapes)
-        weights = attention_weights(logits, self.num_levels)
-        return self.output_proj(ms_deform_attn_reference(value, shapes, locations, weights))
 
 
 class WholeBatchCopies(nn.Module):

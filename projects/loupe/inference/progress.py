@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
 
 # Seconds between two lines where there is no terminal, and on one.
 LINES, MOVES = 30.0, 0.2
@@ -16,32 +15,32 @@ class Progress:
     Args:
         total: Number of images.
         quiet: Say nothing.
-        stream: Where to; by default stderr, so that stdout holds results alone.
     """
 
-    def __init__(self, total: int, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, *, quiet: bool = False) -> None:
         self.total, self.quiet = total, quiet
-        self.stream = sys.stderr if stream is None else stream
+        # Stdout holds results alone.
+        self.stream = sys.stderr
         self.done = self.new = 0
         self._start = time.monotonic()
         self._said = self._start
         self._moves = self.stream.isatty()
         self._width = 0
 
-    def add(self, *, is_new: bool = True, what: str = "") -> None:
+    def add(self, *, is_new: bool = True) -> None:
         """Counts an image; `is_new` is False for one that an earlier run had done."""
         self.done += 1
         self.new += is_new
-        self.say(what)
+        self.say()
 
-    def say(self, what: str = "") -> None:
+    def say(self) -> None:
         """Says how far the run is, if enough time has passed."""
         now = time.monotonic()
         is_last = self.done == self.total and self._moves
         if self.quiet or now - self._said < (MOVES if self._moves else LINES) and not is_last:
             return
         self._said = now
-        text = f"{self.line(now - self._start)}{what and '  ' + what}"
+        text = self.line(now - self._start)
         if self._moves:
             self.stream.write(f"\r{text:<{self._width}}")
             self._width = len(text)

@@ -26,6 +26,8 @@ class DeformableAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"width {dim} is no multiple of {num_heads} heads")
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        # What samples; an export puts plain PyTorch in its place.
+        self.operator = ms_deform_attn_fused
         self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
         self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(dim, dim)
@@ -76,5 +78,5 @@ class DeformableAttention(nn.Module):
         offsets = self.sampling_offsets(query).view(*heads, self.num_levels, self.num_points, 2)
         logits = self.attention_weights(query).view(*heads, self.num_levels * self.num_points)
         value = value.view(B, -1, self.num_heads, C // self.num_heads)
-        sampled = ms_deform_attn_fused(value, shapes, reference, offsets, logits)
+        sampled = self.operator(value, shapes, reference, offsets, logits)
         return self.output_proj(sampled)

@@ -117,11 +117,10 @@ def take_photograph(
     photograph: np.ndarray,
     size: int,
     camera: Camera,
-    zoom: tuple[float, float] = (0.55, 1.7),
 ) -> np.ndarray:
     """A random window of a photograph, seen by a camera: (size, size, 3) uint8 RGB."""
     full = size + 8  # The JPEG grid then starts anywhere in the final window.
-    scene = change_tone(rng, sample_scene(rng, photograph, full, zoom), 1.0, 0.07)
+    scene = change_tone(rng, sample_scene(rng, photograph, full), 1.0, 0.07)
     image = _develop(rng, scene, camera)
     y, x = rng.integers(0, 9, 2)
     return np.ascontiguousarray(image[y : y + size, x : x + size])

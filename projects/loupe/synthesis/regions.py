@@ -13,15 +13,13 @@ SMALLEST, LARGEST = 0.015, 0.35
 _TRIALS = 8
 
 
-def draw_region(
-    rng: np.random.Generator, content: np.ndarray | None = None, size: int = 0
-) -> np.ndarray:
+def draw_region(rng: np.random.Generator, content: np.ndarray) -> np.ndarray:
     """A region to forge: in three of four cases an object of the content, else a random shape."""
-    if content is not None and rng.random() < 0.75:
+    if rng.random() < 0.75:
         found = find_object(rng, content)
         if found is not None:
             return found
-    return draw_shape(rng, size if content is None else content.shape[0])
+    return draw_shape(rng, content.shape[0])
 
 
 def draw_shape(

@@ -73,6 +73,7 @@ class FeatureLoader:
 
     def __init__(self, dataset: FeatureSet, batch_size: int, seed: int, start: int = 0) -> None:
         self.dataset, self.batch_size, self.seed, self.start = dataset, batch_size, seed, start
+        self._pass, self._order = -1, np.arange(0)
 
     def __iter__(self) -> Iterator[list[Item]]:
         """Batches; processes take turns."""
@@ -85,7 +86,7 @@ class FeatureLoader:
 
     def _index(self, position: int) -> int:
         number, place = divmod(position, len(self.dataset))
-        if getattr(self, "_pass", None) != number:
+        if self._pass != number:
             rng = np.random.default_rng((self.seed, number))
             self._pass, self._order = number, rng.permutation(len(self.dataset))
         return int(self._order[place])

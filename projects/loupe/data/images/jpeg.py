@@ -37,8 +37,7 @@ _MOST_SCANS = 200
 _MOST_SCANNED_PIXELS = 2_000_000_000
 _MOST_SEGMENTS = 2**14
 
-_START_OF_IMAGE, _END_OF_IMAGE, _START_OF_SCAN = 0xD8, 0xD9, 0xDA
-_RESTARTS = range(0xD0, 0xD8)
+_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # APP0 (JFIF) and APP14 (Adobe) say what the channels mean; the other APPs and comments say nothing

@@ -31,7 +31,6 @@ class ExplanationEvaluator(DatasetEvaluator):
         dataset_name: For the log and the files' names.
         output_dir: Folder of the files; None writes nothing.
         resamples: Of the bootstrap.
-        seed: Of the bootstrap.
     """
 
     def __init__(
@@ -40,11 +39,10 @@ class ExplanationEvaluator(DatasetEvaluator):
         *,
         output_dir: str | Path | None = None,
         resamples: int = RESAMPLES,
-        seed: int = 0,
     ) -> None:
         self.dataset_name = dataset_name
         self.output_dir = None if output_dir is None else Path(output_dir)
-        self.resamples, self.seed = resamples, seed
+        self.resamples = resamples
         self.reset()
 
     def reset(self) -> None:
@@ -94,7 +92,7 @@ class ExplanationEvaluator(DatasetEvaluator):
             records |= own
             errors |= faults
         rows = [records[name] for name in sorted(records)]
-        self.scores = score(rows, resamples=self.resamples, seed=self.seed) if rows else {}
+        self.scores = score(rows, resamples=self.resamples) if rows else {}
         referenced = [one for one in rows if one.reference]
         overlap = (
             overlap_scores([one.text for one in referenced], [one.reference for one in referenced])

@@ -107,9 +107,7 @@ def contradictions(claims: Claims, region: Claims | None) -> tuple[str, ...]:
     )
 
 
-def score(
-    records: Sequence[Explained], *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Score]:
+def score(records: Sequence[Explained], *, resamples: int = RESAMPLES) -> dict[str, Score]:
     """All scores with 95% intervals of the bootstrap over images."""
     columns = hits(records)
 
@@ -117,23 +115,19 @@ def score(
         return {name: _weighted_mean(values, weights) for name, values in columns.items()}
 
     values = means(np.ones((1, len(records))))
-    intervals = bootstrap(means, len(records), resamples=resamples, seed=seed)
+    intervals = bootstrap(means, len(records), resamples=resamples)
     return {
         name: Score(float(values[name][0]), *intervals[name], int(np.isfinite(column).sum()))
         for name, column in columns.items()
     }
 
 
-def difference(
-    first: np.ndarray, second: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Score:
+def difference(first: np.ndarray, second: np.ndarray) -> Score:
     """Mean of first less second over the same images, paired, with its interval.
 
     Args:
         first: (n,) values of one arm, or (seeds, n).
         second: The same of the other.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
     """
     paired = np.atleast_2d(first - second).mean(axis=0)
     known = np.isfinite(paired)
@@ -142,7 +136,7 @@ def difference(
         return {"difference": _weighted_mean(paired, weights)}
 
     value = float(mean(np.ones((1, len(paired))))["difference"][0])
-    low, high = bootstrap(mean, len(paired), resamples=resamples, seed=seed)["difference"]
+    low, high = bootstrap(mean, len(paired))["difference"]
     return Score(value, low, high, int(known.sum()))
 
 
