@@ -134,11 +134,6 @@ def test_every_function_is_typed():
     assert_none({name: parts for name, parts in missing.items() if parts})
 
 
-def test_a_tool_is_a_door_of_a_few_lines():
-    lengths = {relative(p): len(p.read_text().splitlines()) for p in (ROOT / "tools").glob("*.py")}
-    assert_none({name: length for name, length in lengths.items() if length > 20})
-
-
 def test_no_search_path_is_changed():
     assert [relative(path) for path in PYTHON if "sys.path" in path.read_text()] == []
 

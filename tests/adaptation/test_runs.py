@@ -72,14 +72,6 @@ def test_episodes_end_at_the_source_and_do_not_depend_on_earlier_ones(
     assert_same(together, [run(tiny_model, [item], "episodic")[0] for item in items])
 
 
-def test_two_episodes_on_one_image_draw_and_learn_the_same(tiny_model: Loupe, make_item: MakeItem):
-    adaptation = TestTimeAdaptation(tiny_model)
-    loader = [unlabelled(make_item, [1])] * 2
-    list(adapted_predictions(adaptation, loader, mode="episodic", images_per_step=1))
-    assert adaptation.summary.steps == 2
-    assert adaptation.summary.first_loss == adaptation.summary.last_loss
-
-
 @torch.no_grad()
 def test_offline_adaptation_predicts_with_the_final_weights(tiny_model: Loupe, make_item: MakeItem):
     items = unlabelled(make_item)

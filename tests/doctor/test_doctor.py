@@ -201,21 +201,6 @@ def test_a_planted_fault_is_found_alone_and_by_name(clean, doctor, fault):
     assert found[check][0].startswith(name)
 
 
-def test_all_faults_planted_together_are_all_found(clean, doctor):
-    planted = ["truncated image", "truncated mask", "small mask", "empty mask", "full mask"]
-    planted += ["one inverted mask", "no mask", "orphan mask", "mask is a photograph"]
-    planted += ["empty image file", "wrong suffix"]
-    for fault in planted:
-        SINGLE_FAULTS[fault][2](clean)
-    _, found = doctor(clean.root)
-    expected: dict[str, list[str]] = {}
-    for fault in planted:
-        check, _, _, name = SINGLE_FAULTS[fault]
-        expected.setdefault(check, []).append(name.split(":")[0])
-    named = {c: sorted(item.split(":")[0] for item in items) for c, items in found.items()}
-    assert named == {check: sorted(names) for check, names in expected.items()}
-
-
 def test_a_set_of_inverted_masks_is_one_finding(clean, doctor):
     for number in range(COUNT):
         invert(clean, number)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -126,13 +125,6 @@ def test_an_image_that_kills_its_process_is_named_and_the_rest_is_examined(entri
     assert found[:7] + found[8:] == whole[:7] + whole[8:]
 
 
-def test_what_the_cache_holds_is_not_examined_again(entries, tmp_path, monkeypatch):
-    cache = tmp_path / "facts.jsonl"
-    facts = examine_all(entries, GRID, cache=cache)
-    monkeypatch.setattr("loupe.doctor.examination.measure_image", None)
-    assert examine_all(entries, GRID, cache=cache) == facts
-
-
 def test_an_interrupted_run_goes_on_where_it_stopped(entries, tmp_path, monkeypatch):
     cache = tmp_path / "facts.jsonl"
     whole = examine_all(entries, GRID)
@@ -223,13 +215,6 @@ def test_the_smallest_images_are_examined(tmp_path, shape):
     assert facts.mask.forged == facts.mask.border == facts.mask.pixels == 1
 
 
-def test_facts_are_lines_of_json(entries, tmp_path):
-    cache = tmp_path / "facts.jsonl"
-    examine_all(entries, GRID, cache=cache)
-    lines = [json.loads(line) for line in cache.read_text().splitlines()]
-    assert len({line["key"] for line in lines}) == len(entries)
-
-
 def test_sets_are_named_by_as_much_of_their_path_as_tells_them_apart(tmp_path):
     for folder in ("a/test", "b/test"):
         path = tmp_path / folder / "x.png"
@@ -248,32 +233,6 @@ def test_orphans_of_a_named_set_are_listed(tmp_path, monkeypatch):
     (listing,) = list_datasets(["ddl_train"])
     assert [entry["image_id"] for entry in listing.entries] == ["real/a.png", "fake/b.png"]
     assert listing.problems == ["masks/orphan.png: a mask of no image in fake/"]
-
-
-@pytest.mark.parametrize(
-    ("folders", "forged", "labels"),
-    [
-        (("fake", "masks", "real"), "fake/b.png", [0, 1]),
-        (("Tp", "Gt", "Au"), "Tp/b.png", [0, 1]),
-        (("tampered", "masks", "real"), "tampered/b.png", [0, 1]),
-        (("images", "masks", None), "b.png", [1]),
-        (("S_Tp/image", "S_Tp/mask", "S_Au/image"), "S_Tp/image/b.png", [0, 1]),
-    ],
-)
-def test_a_set_with_an_orphan_is_listed_in_every_tree(tmp_path, folders, forged, labels):
-    images, masks, authentic = folders
-    names = [f"{images}/b.png", f"{masks}/b_mask.png", f"{masks}/orphan.png"]
-    names += [f"{authentic}/a.png"] if authentic else []
-    for name in names:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    (listing,) = list_datasets([str(tmp_path)])
-    assert [entry["label"] for entry in listing.entries] == labels
-    found = {entry["image_id"]: entry["mask_file_name"] for entry in listing.entries}
-    assert found[forged] == str(tmp_path / masks / "b_mask.png")
-    assert len(listing.problems) == 1
-    assert "orphan.png" in listing.problems[0]
 
 
 def test_a_list_with_a_wrong_line_cannot_be_examined(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,17 +17,6 @@ def images(tmp_path: Path, write_image) -> Path:
     for name in ("a.png", "a.jpg", "deep/a.png", "b.png", "-b c.png"):
         write_image(folder / name)
     return folder
-
-
-def test_no_two_results_have_one_name(images: Path):
-    names = {os.path.relpath(file, images): name for file, name in find_images(images).items()}
-    assert names == {
-        "a.png": "a.png",
-        "a.jpg": "a.jpg",
-        "deep/a.png": "deep/a",
-        "b.png": "b",
-        "-b c.png": "-b c",
-    }
 
 
 def test_several_inputs_are_named_below_the_folder_of_all(images: Path, tmp_path: Path):

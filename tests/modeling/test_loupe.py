@@ -159,44 +159,21 @@ def test_stage_2_has_the_losses_of_the_masks_at_every_depth(build: Build, make_i
 # ---- Counts
 
 
-def assert_counts_are_additive(model: Loupe, items: list[Item]) -> None:
-    model.train().mask_criterion.draw = draw_alike
-    whole = model(items)
-    counts = sum(model.loss_counts(items[i : i + 2]) for i in range(0, 8, 2))
-    torch.testing.assert_close(counts, model.loss_counts(items))
-    parts = [model(items[i : i + 2], counts=counts) for i in range(0, 8, 2)]
-    summed = {name: sum(part[name] for part in parts) for name in whole}
-    torch.testing.assert_close(summed, whole, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("padded", [False, True])
-def test_the_losses_of_four_micro_batches_of_two_add_up_to_those_of_eight(
-    padded: bool, build: Build, make_item: MakeItem
+def test_losses_add_up_and_an_images_draws_depend_on_nothing_else_in_the_batch(
+    build: Build, make_item: MakeItem
 ):
-    valid_sizes = [(84, 60), (33, 84)] * 4 if padded else [(84, 84)] * 8
-    items = [
-        make_item(0, regions=2, valid_size=valid_sizes[0]),
-        make_item(1, label=0, valid_size=valid_sizes[1]),
-        make_item(2, label=0, valid_size=valid_sizes[2]),
-        make_item(3, label=0, valid_size=valid_sizes[3]),
-        make_item(4, mask_known=False, valid_size=valid_sizes[4]),
-        make_item(5, regions=1, valid_size=(84, 84)),
-        make_item(6, regions=6, valid_size=valid_sizes[6]),
-        make_item(7, regions=0, valid_size=valid_sizes[7]),
-    ]
-    assert_counts_are_additive(build(*BOXES), items)
-
-
-def test_an_images_draws_depend_on_nothing_else_in_the_batch(build: Build, make_item: MakeItem):
     model = build(*BOXES, "MODEL.SEGMENTER.CONDITION_JITTER", 0.5).train()
-    items = [make_item(n, regions=1 + n) | {"seed": 100 + n} for n in range(3)]
-    counts = model.loss_counts(items)
+    items = [make_item(n, regions=2 * n, valid_size=(84, 84 - 20 * n)) for n in range(4)]
+    items += [make_item(4, label=0, valid_size=(33, 84)), make_item(5, mask_known=False)]
+    items = [item | {"seed": 100 + n} for n, item in enumerate(items)]
+    counts = sum(model.loss_counts([item]) for item in items)
+    torch.testing.assert_close(counts, model.loss_counts(items))
     together = model(items[::-1], counts=counts)
     alone = [model([item], counts=counts) for item in items]
     summed = {name: sum(losses[name] for losses in alone) for name in together}
     torch.testing.assert_close(summed, together, rtol=1e-5, atol=1e-6)
-    other = model([items[0] | {"seed": 7}], counts=counts)
-    assert all(other[name] != alone[0][name] for name in other if "mask" in name)
+    other = model([items[1] | {"seed": 7}], counts=counts)
+    assert all(other[name] != alone[1][name] for name in other if "mask" in name)
 
 
 def test_counts_are_what_they_are_called(tiny_model: Loupe, make_item: MakeItem):
@@ -336,7 +313,7 @@ def test_a_batch_of_unreadable_images_and_no_batch_at_all_are_answered(tiny_mode
     assert tiny_model([{"file_name": "a", "image_id": "a", "error": "no"}]) == [{"error": "no"}]
 
 
-@pytest.mark.parametrize("kind", ["stage 1", "stage 2"])
+@pytest.mark.parametrize("kind", ["stage 1", "stage 2", "stage 2, pixels ask"])
 @pytest.mark.parametrize(
     "valid_sizes", [((84, 84), (84, 84)), ((50, 84), (84, 84)), ((33, 84), (84, 70))]
 )

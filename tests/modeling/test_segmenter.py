@@ -14,7 +14,6 @@ from loupe.modeling.mask_decoder import _attended
 from loupe.modeling.pixel_decoder import Condition, _reference_points
 from loupe.modeling.segmenter import Segmenter
 from loupe.structures import MaskOutput
-from tests.modeling.test_loupe import wakened
 
 CONDITIONS = ["token", "pixel", "none"]
 
@@ -182,24 +181,6 @@ def test_each_pixel_weighs_the_embeddings_by_their_probability():
         layer.attention.in_proj_bias[64:],
     )
     torch.testing.assert_close(ours, layer.norm(x + layer.attention.out_proj(value)))
-
-
-@pytest.mark.parametrize("condition", CONDITIONS)
-@pytest.mark.parametrize("padded", [False, True])
-@torch.no_grad()
-def test_a_batch_of_two_equals_two_batches_of_one(condition: str, padded: bool):
-    model = wakened(segmenter(condition=condition)).eval()
-    patches, p = torch.randn(2, 32, 4, 6), torch.tensor([0.2, 0.9])
-    valid = torch.ones(2, 4, 6, dtype=torch.bool)
-    if padded:
-        valid[0, 3:] = valid[1, :, 4:] = False
-        patches = patches * valid[:, None]
-    both = model(patches, p, valid if padded else None)
-    for b in range(2):
-        one = slice(b, b + 1)
-        alone = model(patches[one], p[one], valid[one] if padded else None)
-        for ours, theirs in zip(flat(both), flat(alone), strict=True):
-            torch.testing.assert_close(ours[one], theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_masked_attention_looks_where_the_last_mask_was():

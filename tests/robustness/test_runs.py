@@ -125,13 +125,6 @@ def test_a_perfect_detector_scores_one_and_maps_that_change_are_scored_anew(data
     assert not any("(kept)" in line for line in lines)
 
 
-def test_maps_that_are_not_there_are_an_error(data):
-    export(load_dataset(str(data)), data / "out", list_points([]), 0, quiet)
-    plan = Plan((), ("image/AUC",), 0, 0, data / "curves")
-    with pytest.raises(ValueError, match="no such folder of predictions"):
-        list(measure_points(plan, SavedDetector(data / "out", data / "none"), quiet))
-
-
 def test_a_model_is_run_over_all_levels_and_a_bad_image_ends_nothing(data, predictor):
     (data / "image2.png").write_bytes(b"no image")
     metrics = ("image/bAcc", "pixel/AUC-image", "benco/F1")

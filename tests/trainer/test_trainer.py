@@ -88,30 +88,17 @@ def test_the_best_checkpoint_is_not_what_a_run_resumes_from(folder):
     assert (folder / "output" / "last_checkpoint").read_text() == "model_final.pth"
 
 
-class Trap:
-    """Pickles to code that leaves a file behind."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.path,)
-
-
-UNUSABLE = {
-    "empty": lambda whole, folder: b"",
-    "cut": lambda whole, folder: whole[:-100],
-    "one byte changed": lambda whole, folder: whole[:2000] + b"#" + whole[2001:],
-    "no checkpoint": lambda whole, folder: b"PK\x03\x04 truncated",
-    "weights alone": lambda whole, folder: saved({"model": {}}),
-    "code": lambda whole, folder: saved({"model": {}, "trap": Trap(folder / "sprung")}),
-}
-
-
-def saved(content: object) -> bytes:
+def weights_alone(_: bytes) -> bytes:
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save({"model": {}}, buffer)
     return buffer.getvalue()
+
+
+# Whatever else a file may be is refused by the reader: tests/checkpoint/test_formats.py.
+UNUSABLE = {
+    "one byte changed": lambda whole: whole[:2000] + b"#" + whole[2001:],
+    "weights alone": weights_alone,
+}
 
 
 @pytest.mark.parametrize("damage", UNUSABLE.values(), ids=UNUSABLE.keys())
@@ -122,7 +109,7 @@ def test_an_unusable_checkpoint_is_named_and_the_one_before_it_is_resumed(folder
     final = output / "model_final.pth"
     before = read_torch(final)
     for path in (final, output / "model_0000003.pth"):
-        path.write_bytes(damage(path.read_bytes(), folder))
+        path.write_bytes(damage(path.read_bytes()))
     rest = train(cfg, resume=True)
     assert rest.start_iter == 2
     after = read_torch(final)
@@ -131,7 +118,6 @@ def test_an_unusable_checkpoint_is_named_and_the_one_before_it_is_resumed(folder
     torch.testing.assert_close(*states, rtol=0, atol=0)
     assert "model_final.pth: " in caplog.text
     assert "model_0000003.pth: " in caplog.text
-    assert not (folder / "sprung").exists()
 
 
 def test_a_run_killed_just_before_its_final_checkpoint_gets_one(folder):
@@ -274,14 +260,6 @@ def test_the_final_average_loads_strictly_and_is_what_was_evaluated(folder):
     cfg = evaluating(folder, "MODEL.WEIGHTS", str(path))
     results = LoupeTrainer.evaluate_weights(cfg)
     assert results["pixel"] == pytest.approx(trainer._last_eval_results["pixel"], nan_ok=True)
-
-
-def test_evaluation_in_training_equals_evaluating_the_final_weights(folder):
-    trained = train(evaluating(folder))._last_eval_results
-    cfg = evaluating(folder, "MODEL.WEIGHTS", str(folder / "output" / "model_final.pth"))
-    results = LoupeTrainer.evaluate_weights(cfg)
-    assert results["image"] == pytest.approx(trained["image"], nan_ok=True)
-    assert results["pixel"] == pytest.approx(trained["pixel"], nan_ok=True)
 
 
 def test_evaluating_without_weights_is_an_error(folder):

@@ -144,9 +144,7 @@ def train_and_save(arguments: Namespace) -> None:
     except FloatingPointError as error:
         (folder / f"error{comm.get_rank()}.txt").write_text(str(error))
         return
-    model = trainer.checkpointer.model
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    state = {"model": model.state_dict(), "exchanges": len(exchanges), "gradients": gradients}
+    state = {"model": trainer.checkpointer.model.state_dict(), "exchanges": len(exchanges)}
     torch.save(state, folder / f"rank{comm.get_rank()}of{comm.get_world_size()}.pth")
 
 

@@ -141,18 +141,6 @@ def test_a_pickled_index_whose_file_was_replaced_is_refused(tmp_path):
         pickle.loads(content)
 
 
-def test_an_index_equals_the_list_of_its_set(tree):
-    for _ in range(2):
-        assert list(load_index(str(tree))) == load_dataset(str(tree))
-
-
-def test_a_set_is_listed_once(tree):
-    lister = Lister(tree)
-    for _ in range(3):
-        assert len(cached_index(tree, lister)) == 3
-    assert lister.times == 1
-
-
 def test_an_index_of_another_set_is_not_taken(tmp_path, save):
     one, two = (age(save(tmp_path / name / f"{name}.png").parent) for name in ("one", "two"))
     for folder in (one, two):

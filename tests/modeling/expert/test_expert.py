@@ -68,18 +68,6 @@ def test_a_soft_mask_stays_soft_in_training_and_254_is_forged(build_expert, item
     assert losses[0] != pytest.approx(losses[2], rel=2e-2)
 
 
-def test_a_mixed_batch_of_two_sizes_is_the_sum_of_its_images(build_expert, item):
-    # Released: sizes are taken by the count of tampered images, so mixed batches fail or mix up.
-    model = build_expert("MODEL.FREEZE", []).train()
-    items = [item(0, label=0, valid=(40, 64)), item(1, valid=(64, 48)), item(2, label=0), item(3)]
-    counts = model.loss_counts(items)
-    together = model(items, counts)
-    alone = [model([one], counts) for one in items]
-    for name, value in together.items():
-        total = sum(float(losses[name].detach()) for losses in alone)
-        assert float(value.detach()) == pytest.approx(total, rel=1e-5), name
-
-
 def test_the_weight_of_the_classes_holds_without_any_mask(build_expert, item):
     # Released: total = cross-entropy where the batch has no mask, whatever its weight.
     authentic = [item(0, label=0), item(1, label=0)]
