@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.modeling import build_model
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loupe.checkpoint import save_weights
+from loupe.config import load_config
 from loupe.inference import LoupePredictor
 from loupe.inference.pretrained import PRETRAINED, pretrained, tile_rule_of
 from loupe.inference.tiles import (
@@ -25,6 +29,7 @@ from loupe.inference.tiles import (
 )
 from loupe.inference.verdict import TileRule, VerdictRule, rule_of
 from loupe.structures import marked_regions
+from tests.modeling.expert.sizes import OWN
 
 SETTINGS = TileSettings(True, 64, 16, 2)
 RULE = VerdictRule(1.0, 0.0, 0.0, 0.9, 0.3, 0, 1.0, "")
@@ -206,3 +211,28 @@ def test_regions_have_boxes_areas_and_means():
     assert (first.box, first.area, first.mean_score) == ((30, 10, 50, 20), 200, 0.75)
     assert (second.box, second.area) == ((5, 60, 9, 65), 20)
     assert marked_regions(forgery_map, 0.8) == (second,)
+
+
+def test_an_expert_is_cut_as_a_loupe_is(tmp_path: Path):
+    torch.manual_seed(0)
+    weights = tmp_path / "expert.safetensors"
+    save_weights(build_model(load_config("", list(OWN))).state_dict(), weights)
+    expert, off = (
+        LoupePredictor(load_config("", [*OWN, "TEST.TILES.MODE", mode]), str(weights))
+        for mode in ("on", "off")
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 150, 3), np.uint8)
+    prediction = expert(pixels)
+    places = expert.tiles.windows(90, 150)
+    assert prediction.views[1] == f"{len(places)} windows of 64 px at its own scale"
+    # The parts, one by one, are what the expert says of them alone.
+    whole = off(pixels)
+    item = off.mapper.map_image(pixels)
+    height, width = item["valid_size"]
+    small = item["image"][:, :height, :width].permute(1, 2, 0).numpy()
+    maker = MapMaker(off(small).forgery_map, (90, 150), expert.tiles)
+    for row, column in places:
+        window = off(pixels[row.start : row.stop, column.start : column.stop])
+        maker.add(row, column, window.forgery_map)
+    np.testing.assert_allclose(prediction.forgery_map, maker.result, atol=2e-3)
+    assert prediction.class_name == whole.class_name
