@@ -85,12 +85,12 @@ def fit_rule(rows: Rows, alarms: float, band: float) -> VerdictRule:
     cameras = rows.text("set") == "cameras"
     probability = 1 / (1 + np.exp(-(x[cameras] @ coefficients)))
     versions = rows.text("version")[cameras]
-    high, low = (
-        weighted_quantile(probability, versions, 1 - fraction) for fraction in (alarms, band)
-    )
+    high, low = (lowest_threshold(probability, versions, part) for part in (alarms, band))
     for version in set(versions):
         own = probability[versions == version]
-        high = max(high, weighted_quantile(own, np.zeros(len(own)), 1 - 2 * alarms))
+        # In whole photographs: 3 of 29 count as a tenth.
+        part = round(2 * alarms * len(own)) / len(own)
+        high = max(high, lowest_threshold(own, np.zeros(len(own)), part))
     photographs = len(set(rows.text("file")[cameras]))
     statement = (
         f"At most {alarms:.0%} of camera photographs reach {high:.2f}, and {2 * alarms:.0%} of any "
@@ -103,8 +103,8 @@ def fit_rule(rows: Rows, alarms: float, band: float) -> VerdictRule:
         slope,
         offset,
         size_slope,
-        forged_from=round(float(high), 4),
-        authentic_below=round(float(low), 4),
+        forged_from=round(high, 4),
+        authentic_below=round(low, 4),
         smallest_side=SMALLEST_SIDE,
         flattest=FLATTEST,
         statement=statement,
@@ -125,14 +125,21 @@ def best_mask_threshold(rows: Rows) -> float:
     return max(means, key=lambda value: means[value])
 
 
-def weighted_quantile(values: np.ndarray, groups: np.ndarray, fraction: float) -> float:
-    """The value below which a fraction lies, all groups weighing the same."""
+def lowest_threshold(values: np.ndarray, groups: np.ndarray, part: float) -> float:
+    """The lowest number of four digits that at most a part of the values reach.
+
+    Args:
+        values: (n,) probabilities.
+        groups: (n,) names of groups that weigh the same.
+        part: fraction of the values, from 0 to less than 1.
+    """
     weights = np.zeros(len(values))
     for group in set(groups):
         weights[groups == group] = 1 / (groups == group).sum()
-    order = np.argsort(values)
-    reached = np.cumsum(weights[order]) / weights.sum()
-    return float(values[order][np.searchsorted(reached, fraction)])
+    falling = np.argsort(-values, kind="stable")
+    reached = np.cumsum(weights[falling]) / weights.sum()
+    refused = values[falling][np.searchsorted(reached, part + 1e-9, side="right")]
+    return float(np.floor(1e4 * refused + 1) / 1e4)
 
 
 def main(words: list[str] | None = None) -> None:

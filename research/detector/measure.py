@@ -46,6 +46,7 @@ FIELDS = (
     "height",
     "width",
     "score",
+    "verdict",
     "pixel_auc",
     "best_f1",
     "f1",
@@ -263,6 +264,8 @@ def measure_case(
             "height": pixels.shape[0],
             "width": pixels.shape[1],
             "score": f"{prediction.score:.6f}",
+            # Of weights with a rule; the score is calibrated then.
+            "verdict": prediction.verdict,
             "pixel_auc": f"{measures.pixel_auc:.5f}",
             "best_f1": f"{measures.best_f1:.5f}",
             "f1": f"{2 * measures.true_positives / both if both else np.nan:.5f}",

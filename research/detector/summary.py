@@ -2,8 +2,8 @@
 
     python -m research.detector.summary output/measured/images.csv [--rule output/verdict.json]
 
-With a rule, or where the weights carried one, verdicts are those of the rule; else forged means a
-score of at least 0.5. Intervals resample groups of images that share a source photograph.
+Of weights that carry a rule, scores are calibrated and verdicts are the rule's. Of others, `--rule`
+gives both; without it forged means a score of at least 0.5. Intervals resample groups of images that share a source photograph.
 """
 
 from __future__ import annotations
@@ -98,25 +98,33 @@ def _forged_mean(name: str) -> Callable[[Rows], float]:
     return metric
 
 
-def _called(above: float) -> Callable[[Rows], float]:
-    return lambda rows: float((rows.number("score") >= above).mean())
+def with_verdicts(rows: Rows, rule: VerdictRule | None) -> Rows:
+    """The rows with calibrated scores and a column `verdict`.
+
+    Raises:
+        SystemExit: There is a rule, and the scores were calibrated when they were measured.
+    """
+    own = rows.columns.get("verdict")
+    if own is not None and (own != "").any():
+        if rule is not None:
+            raise SystemExit("error: the weights carried a rule: their scores are calibrated")
+        return rows
+    forged = undecided = 0.5
+    if rule is not None:
+        rows, forged, undecided = with_rule(rows, rule), rule.forged_from, rule.authentic_below
+    score = rows.number("score")
+    named = np.where(score >= undecided, "undecided", "authentic")
+    return Rows(rows.columns | {"verdict": np.where(score >= forged, "forged", named)})
 
 
-def _undecided(rule: VerdictRule) -> Callable[[Rows], float]:
-    def metric(rows: Rows) -> float:
-        score = rows.number("score")
-        return float(((score >= rule.authentic_below) & (score < rule.forged_from)).mean())
-
-    return metric
+def _called(verdict: str) -> Callable[[Rows], float]:
+    return lambda rows: float((rows.text("verdict") == verdict).mean())
 
 
-def _balanced_accuracy(above: float) -> Callable[[Rows], float]:
-    def metric(rows: Rows) -> float:
-        forged = rows.number("score") >= above
-        labels = rows.number("label") == 1
-        return float((forged[labels].mean() + (~forged[~labels]).mean()) / 2)
-
-    return metric
+def _balanced_accuracy(rows: Rows) -> float:
+    forged = rows.text("verdict") == "forged"
+    labels = rows.number("label") == 1
+    return float((forged[labels].mean() + (~forged[~labels]).mean()) / 2)
 
 
 def _ece(rows: Rows) -> float:
@@ -127,22 +135,20 @@ def _ece(rows: Rows) -> float:
 
 def table(rows: Rows, rule: VerdictRule | None) -> list[str]:
     """Lines of Markdown."""
-    above = 0.5
-    if rule is not None:
-        rows, above = with_rule(rows, rule), rule.forged_from
+    rows = with_verdicts(rows, rule)
     lines = ["| camera photographs | n | called forged | undecided | median |", "|" + "---|" * 5]
     cameras = rows.where(rows.text("set") == "cameras")
     for version in dict.fromkeys(cameras.text("version")):
         part = cameras.where(cameras.text("version") == version)
-        undecided = "-" if rule is None else interval(part, _undecided(rule))
-        median = f"{np.median(part.number('score')):.2f}"
-        called = interval(part, _called(above))
-        lines.append(f"| {version} | {len(part)} | {called} | {undecided} | {median} |")
+        called = " | ".join(interval(part, _called(name)) for name in ("forged", "undecided"))
+        lines.append(
+            f"| {version} | {len(part)} | {called} | {np.median(part.number('score')):.2f} |"
+        )
     lines += ["", "| set | forged / authentic | image/AUC | bAcc | ECE | pixel/AUC-image "
               "| F1-best-image | F1-image | alarm |", "|" + "---|" * 9]  # fmt: skip
     metrics = (
         _auc,
-        _balanced_accuracy(above),
+        _balanced_accuracy,
         _ece,
         _forged_mean("pixel_auc"),
         _forged_mean("best_f1"),

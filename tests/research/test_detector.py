@@ -12,7 +12,7 @@ import torch
 
 from loupe.data.sources.catalog import load_dataset
 from loupe.inference.verdict import REFERENCE_PIXELS
-from research.detector import calibrate, gpu, measure, real, summary
+from research.detector import calibrate, controls, gpu, measure, real, sheets, summary
 from research.detector.graft import graft
 from tests.scripts import load_script
 
@@ -106,11 +106,15 @@ def test_a_negative_slope_is_never_fitted() -> None:
     assert calibrate.fit_rule(turned, 0.05, 0.2).slope > 0
 
 
-def test_quantiles_weigh_versions_alike() -> None:
-    values = np.array([0.0] * 90 + [1.0] * 10)
+def test_thresholds_are_reached_by_no_more_than_asked_and_versions_weigh_alike() -> None:
+    values = np.array([0.2] * 90 + [0.9] * 10)
     groups = np.array(["many"] * 90 + ["few"] * 10)
-    assert calibrate.weighted_quantile(values, groups, 0.4) == 0
-    assert calibrate.weighted_quantile(values, groups, 0.6) == 1
+    assert calibrate.lowest_threshold(values, groups, 0.4) == pytest.approx(0.9001)
+    assert calibrate.lowest_threshold(values, groups, 0.5) == pytest.approx(0.2001)
+    tenths = np.linspace(0.1, 1, 10)
+    for part in (0.0, 0.1, 0.3):
+        threshold = calibrate.lowest_threshold(tenths, np.zeros(10), part)
+        assert (tenths >= threshold).mean() == pytest.approx(part)
 
 
 def test_the_threshold_of_maps_weighs_sets_alike_and_forged_images_only() -> None:
@@ -131,6 +135,20 @@ def test_the_table_says_how_many_are_called_forged() -> None:
     (line,) = [line for line in lines if line.startswith("| as is")]
     assert f"| {cameras.sum()} | {share:.3f} [" in line
     assert any(line.startswith("| forgeries | ") for line in lines)
+
+
+def test_calibrated_scores_are_not_calibrated_again() -> None:
+    rows = synthetic_rows()
+    names = ("authentic", "undecided", "forged")
+    own = summary.Rows(rows.columns | {"verdict": np.resize(names, len(rows))})
+    cameras = own.text("set") == "cameras"
+    called = [(own.text("verdict")[cameras] == name).mean() for name in ("forged", "undecided")]
+    (line,) = [line for line in summary.table(own, None) if line.startswith("| as is")]
+    cells = line.split(" | ")
+    assert [float(cell.split()[0]) for cell in cells[2:4]] == pytest.approx(called, abs=5e-4)
+    rule = calibrate.fit_rule(rows, 0.05, 0.2)
+    with pytest.raises(SystemExit, match="are calibrated"):
+        summary.table(own, rule)
 
 
 def test_grafting_takes_the_parts_and_nothing_else() -> None:
@@ -198,3 +216,42 @@ def test_lists_of_real_forgeries_are_split_by_photograph_and_balanced(tmp_path: 
             mask = cv2.imread(entry["mask_file_name"], cv2.IMREAD_GRAYSCALE)
             assert mask.shape == (height, width)
             assert 0.1 < (mask > 127).mean() < 0.25
+
+
+def test_controls_are_authentic_alone_and_differ_from_version_to_version(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("photograph", "authentic", "forged"):
+        pixels = cv2.resize(rng.integers(0, 256, (60, 80, 3), np.uint8), (1200, 900))
+        cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)
+    cv2.imwrite(str(tmp_path / "mask.png"), np.full((900, 1200), 255, np.uint8))
+    photographs = write_manifest(tmp_path / "p.csv", [["photograph.png", "", 0, "", "", "a"]])
+    rows = [["authentic.png", "", 0, "", "", ""], ["forged.png", "mask.png", 1, "", "", ""]]
+    manifest = write_manifest(tmp_path / "set.csv", rows)
+    words = [str(tmp_path / "out"), "--photographs", str(photographs), "--sets", str(manifest)]
+    controls.main(words)
+    entries = load_dataset(str(tmp_path / "out" / "train.csv"))
+    assert [entry["label"] for entry in entries] == [0] * (controls.VERSIONS + 2)
+    images = [cv2.imread(entry["file_name"]) for entry in entries]
+    assert len({image.shape for image in images}) > controls.VERSIONS // 2
+    assert max(max(image.shape[:2]) for image in images[: controls.VERSIONS]) <= 800
+    # Another run draws the same.
+    controls.main(words)
+    again = [cv2.imread(entry["file_name"]) for entry in entries]
+    assert all(np.array_equal(one, other) for one, other in zip(images, again, strict=True))
+
+
+def test_a_sheet_shows_the_best_the_median_the_worst_and_false_alarms() -> None:
+    f1 = [0.1, 0.9, 0.5, 0.3, 0.7]
+    columns = {
+        "file": [f"{n}.png" for n in range(7)],
+        "label": ["1"] * 5 + ["0"] * 2,
+        "f1": [*map(str, f1), "nan", "nan"],
+        "score": ["0.5"] * 5 + ["0.2", "0.8"],
+    }
+    rows = summary.Rows({name: np.array(values) for name, values in columns.items()})
+    assert sheets.chosen(rows, 1) == {
+        "best": ["1.png"],
+        "median": ["2.png"],
+        "worst": ["0.png"],
+        "false alarms": ["6.png"],
+    }
