@@ -11,7 +11,7 @@ irregular outline of 200 px, from the next photograph (splice) or from elsewhere
 (copy), pasted before the storing of the third version.
 
 `fit` fits the numbers of a `TileRule`, half of the weight on authentic versions; the operating
-point is what 5% of them reach, the lower end of the band what 20% reach.
+point is what 5% of them reach but no less than `--least`, the lower end of the band what 20% reach.
 """
 
 from __future__ import annotations
@@ -203,8 +203,17 @@ def row_of(
     return row
 
 
-def fit_rule(rows: list[dict[str, Any]], alarms: float, band: float) -> TileRule:
-    """The rule of measured rows."""
+def fit_rule(
+    rows: list[dict[str, Any]], alarms: float, band: float, least: float = 0.5
+) -> TileRule:
+    """The rule of measured rows.
+
+    Args:
+        rows: Of `measure`.
+        alarms: Fraction of the authentic ones that may be called forged.
+        band: Fraction of them that may be called forged or undecided.
+        least: The lowest probability that is called forged.
+    """
     x = np.array([tile_features(row["overview"], row["windows"]) for row in rows])
     forged = np.array([row["kind"] != "authentic" for row in rows])
     rise = rise_of_highest([row["windows"] for row in rows if row["kind"] == "authentic"])
@@ -221,8 +230,7 @@ def fit_rule(rows: list[dict[str, Any]], alarms: float, band: float) -> TileRule
     numbers = minimize(loss, np.array([0.5, 0.5, 0, 0, 0.0]), method="L-BFGS-B", bounds=bounds).x
     probability = 1 / (1 + np.exp(-(x @ numbers)[~forged]))
     high, low = (float(np.quantile(probability, 1 - share)) for share in (alarms, band))
-    # Forged is never said of what is likelier authentic.
-    high = max(high, 0.5)
+    high = max(high, least)
     numbers[3] = -rise * numbers[1]
     photographs = len({row["file"] for row in rows})
     statement = (
@@ -317,6 +325,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     two.add_argument("output", type=Path)
     two.add_argument("--alarms", type=float, default=0.05)
     two.add_argument("--band", type=float, default=0.2)
+    two.add_argument("--least", type=float, default=0.5, help="forged is never said below it")
     three = commands.add_parser("summary")
     three.add_argument("tables", type=Path, nargs="+")
     three.add_argument("--rule", type=Path, required=True)
@@ -328,7 +337,9 @@ def main(words: list[str] | None = None) -> None:
     """Runs one of the three."""
     arguments = parse_arguments(words)
     if arguments.command == "fit":
-        rule = fit_rule(read(arguments.tables), arguments.alarms, arguments.band)
+        rule = fit_rule(
+            read(arguments.tables), arguments.alarms, arguments.band, arguments.least
+        )
         arguments.output.write_text(json.dumps(rule._asdict(), indent=1) + "\n", encoding="utf-8")
         print(arguments.output.read_text())
         return
