@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
 
+from loupe import child_processes
 from loupe.evaluation import scoring
 
 ORPHAN_SECONDS = 60
@@ -22,7 +25,7 @@ from loupe.doctor.examination import _pool
 if __name__ == "__main__":
     with _pool(1) as pool:
         pool.submit(os.mkdir, sys.argv[1])
-        pool.submit(time.sleep, 60).result()
+        pool.submit(time.sleep, 3600).result()
 """
 SCORING = """
 import sys
@@ -31,11 +34,40 @@ from tests.test_child_processes import make_folder_and_wait
 if __name__ == "__main__":
     list(_run([sys.argv[1], sys.argv[1] + "-other"], make_folder_and_wait, print))
 """
+# The first of two machines: it waits for the second, which never comes.
+TRAINING = """
+import sys
+from argparse import Namespace
+from loupe.trainer.processes import launch
+if __name__ == "__main__":
+    url = "file://" + sys.argv[1]
+    launch(print, Namespace(num_gpus=1, num_machines=2, machine_rank=0, dist_url=url))
+"""
+# What torchrun does for a run of one process.
+TORCHRUN = """
+import os, subprocess, sys
+told = {"TORCHELASTIC_RUN_ID": "1", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+told |= {"LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+work = "import sys; from loupe.trainer.processes import launch\\n"
+work += "from tests.test_child_processes import make_folder_and_wait\\n"
+work += "launch(make_folder_and_wait, sys.argv[1])"
+subprocess.run([sys.executable, "-c", work, sys.argv[1]], env=os.environ | told)
+"""
+PROGRAMS = {
+    "doctor": DOCTOR,
+    "scoring": SCORING,
+    "training": TRAINING,
+    "torchrun": TORCHRUN,
+}
 
 
 def make_folder_and_wait(folder: str) -> None:
     os.mkdir(folder)
-    time.sleep(60)
+    time.sleep(3600)
+
+
+def parent_lives() -> bool:
+    return child_processes._is_alive()()
 
 
 def end_at_once(part: str) -> None:
@@ -56,7 +88,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", [DOCTOR, SCORING], ids=["doctor", "scoring"])
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
 def test_the_processes_of_a_killed_parent_end(program: str, tmp_path: Path):
     sign = tmp_path / "works"
     command = [sys.executable, "-W", "ignore", "-c", program, str(sign)]
@@ -75,6 +107,12 @@ def test_the_processes_of_a_killed_parent_end(program: str, tmp_path: Path):
     for child in orphans:
         os.kill(child, signal.SIGKILL)
     assert not orphans
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_parent_is_known_however_it_starts_its_children(method: str):
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        assert pool.submit(parent_lives).result()
 
 
 @pytest.mark.slow

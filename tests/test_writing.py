@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -17,6 +22,7 @@ import torch
 
 from loupe.writing import (
     LOCK,
+    UNFINISHED,
     OutputError,
     guard_cell,
     locked_folder,
@@ -38,16 +44,43 @@ def test_a_file_keeps_its_old_content_until_the_new_one_is_whole(tmp_path: Path)
         file.write("new")
         file.flush()
         assert path.read_text() == "old"
+        # Beside it, so that a rename is enough, under a name that no pattern takes for a result.
+        assert sorted(name[:12] for name in os.listdir(tmp_path)) == [".unfinished-", "a.txt"]
     assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(TypeError), replacing(path) as file:
-        file.write("text where bytes belong")
+    with pytest.raises(error), replacing(path) as file:
+        fail_after_writing(file, error)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def fail_after_writing(file: IO[bytes], error: type[BaseException]) -> None:
+    file.write(b"new")
+    raise error
+
+
+def test_content_is_on_the_disk_before_its_name_and_the_name_after(tmp_path: Path, monkeypatch):
+    done: list[object] = []
+    rename = os.replace
+
+    def note_sync(handle: int) -> None:
+        about = os.fstat(handle)
+        done.append("folder" if stat.S_ISDIR(about.st_mode) else about.st_size)
+
+    def note_name(old: str, new: Path) -> None:
+        done.append(new.name)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_name)
+    write_text(tmp_path / "a.txt", "four")
+    assert done == [4, "a.txt", "folder"]
 
 
 def test_a_new_file_has_the_rights_that_an_ordinary_one_has(tmp_path: Path):
@@ -86,6 +119,11 @@ def test_every_cell_is_read_as_it_was_written(tmp_path: Path, name: str):
 @pytest.mark.parametrize("name", ["=1+1", "@x", "-a", "+a", "\tx", "\rx", "'=x"])
 def test_no_cell_begins_as_a_formula(name: str):
     assert str(guard_cell(name)).startswith("'")
+
+
+@pytest.mark.parametrize("text", ["-0.5", "+1e3"])
+def test_a_number_as_text_stays_a_number(text: str):
+    assert guard_cell(text) == text
 
 
 def test_markdown_escapes_what_is_markup_or_ends_a_cell():
@@ -130,6 +168,44 @@ def test_a_killed_run_holds_no_lock_though_its_workers_live(tmp_path: Path):
         os.kill(worker, 0)  # It still lives.
         with locked_folder(tmp_path, "--output"):
             os.kill(worker, signal.SIGKILL)
+
+
+def test_a_folder_is_free_again_after_a_run_and_after_its_failure(tmp_path: Path):
+    for error in (None, ValueError):
+        with suppress(ValueError), locked_folder(tmp_path, "--output"):
+            if error is not None:
+                raise error
+    with locked_folder(tmp_path, "--output"):
+        pass
+
+
+def test_what_a_killed_run_was_writing_is_gone_but_not_what_others_write(tmp_path: Path):
+    left = [UNFINISHED + "a", "maps/" + UNFINISHED + "b"]
+    others = ["maps/a.png", "other/" + LOCK, "other/" + UNFINISHED + "c", UNFINISHED[1:]]
+    for name in (*left, *others):
+        write_text(tmp_path / name, "")
+    elsewhere = tmp_path / "other" / "elsewhere" / (UNFINISHED + "d")
+    write_text(elsewhere, "")
+    (tmp_path / "link").symlink_to(elsewhere.parent)
+    with locked_folder(tmp_path, "--output"):
+        assert not any((tmp_path / name).exists() for name in left)
+        assert all((tmp_path / name).exists() for name in others)
+        assert elsewhere.exists()
+
+
+def test_a_file_system_without_locks_serves_and_other_errors_show(tmp_path: Path, monkeypatch):
+    for number in (errno.ENOLCK, errno.EIO):
+        monkeypatch.setattr(fcntl, "flock", partial(fail_with, number))
+        refused = number == errno.EIO
+        with (
+            pytest.raises(OSError, match="Input/output error") if refused else nullcontext(),
+            locked_folder(tmp_path, "--output"),
+        ):
+            pass
+
+
+def fail_with(number: int, *arguments: object) -> None:
+    raise OSError(number, os.strerror(number))
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path):

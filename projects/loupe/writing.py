@@ -22,6 +22,8 @@ from typing import IO, Any
 
 # Of the file that a run locks in its folder.
 LOCK = ".loupe.lock"
+# What a file is called, with some letters more, until it is whole.
+UNFINISHED = ".unfinished-"
 # Of file systems that have no locks: two runs there are not told apart.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _held: set[int] = set()
@@ -59,6 +61,7 @@ def locked_folder(folder: str | Path, option: str) -> Iterator[Path]:
     _held.add(handle)
     try:
         _lock(handle, folder, option)
+        _remove_unfinished(folder)
         yield folder
     finally:
         if handle in _held:
@@ -76,6 +79,15 @@ def _lock(handle: int, folder: Path, option: str) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Removes what a killed run was writing, here and one folder down: it may be gigabytes."""
+    inside = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+    # A folder with a lock of its own is another run's, which may be writing.
+    for place in (folder, *(path for path in inside if not (path / LOCK).exists())):
+        for left in place.glob(UNFINISHED + "*"):
+            left.unlink(missing_ok=True)
 
 
 def _leave_locks_to_parent() -> None:
@@ -108,7 +120,7 @@ def replacing(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".unfinished-", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
     try:
         # Names of files need not be UTF-8: their bytes are written as they are.
         options: dict[str, Any] = (

@@ -3,7 +3,8 @@
     python -m research.detector.summary output/measured/images.csv [--rule output/verdict.json]
 
 Of weights that carry a rule, scores are calibrated and verdicts are the rule's. Of others, `--rule`
-gives both; without it forged means a score of at least 0.5. Intervals resample groups of images that share a source photograph.
+gives both; without it forged means a score of at least 0.5. Intervals resample groups of images
+that share a source photograph.
 """
 
 from __future__ import annotations

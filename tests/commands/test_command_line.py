@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from loupe.__main__ import COMMANDS, main
 from loupe.commands.command_line import run_command, split_options
@@ -79,6 +80,47 @@ def test_a_mistake_is_one_line_and_status_2(words: list[str], message: str, caps
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "message"),
+    [
+        ("cuda", 0, "finds no CUDA device here; give MODEL.DEVICE cpu"),
+        ("cuda:2", 2, "cuda:2, but PyTorch finds 2 CUDA devices here; count from 0"),
+        ("banana", 0, "banana, which PyTorch does not know"),
+    ],
+)
+@pytest.mark.parametrize("command", ["predict", "serve"])
+def test_a_device_that_is_not_there_is_one_line_before_anything_is_loaded(
+    command: str, device: str, count: int, message: str, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    monkeypatch.setattr("loupe.service.server.run_server", lambda *_: pytest.fail("it serves"))
+    words = {"predict": ["a.jpg", "--output", str(tmp_path / "o")], "serve": ["--port", "0"]}
+    assert main([command, *words[command], "--device", device]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: MODEL.DEVICE is ")
+    assert message in error
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("name", ["doctor", "score", "explain", "export"])
+def test_a_place_that_cannot_be_written_to_is_said_before_anything_is_done(
+    name: str, tmp_path: Path, capsys
+):
+    file = tmp_path / "file.png"
+    Image.new("RGB", (8, 8)).save(file)
+    (tmp_path / "predictions").mkdir()
+    inputs = {
+        "doctor": [str(tmp_path)],
+        "score": [str(tmp_path / "predictions"), str(tmp_path)],
+        "explain": [str(file)],
+        "export": [],
+    }[name]
+    assert main([name, *inputs, "--output", str(file / "out")]) == 2
+    out, error = capsys.readouterr()
+    assert error.splitlines()[-1].startswith(f"error: {file}/out: cannot be written to")
+    assert out == ""
 
 
 def test_a_fault_of_ours_keeps_its_traceback():

@@ -132,6 +132,15 @@ def test_the_file_holds_value_interval_and_images_of_every_metric(tmp_path: Path
     assert sum(point["images"] for point in content["reliability"]) == 27
 
 
+@pytest.mark.parametrize("letter", ["/a", "é", "図"])
+def test_a_long_name_of_a_set_is_cut_for_its_file_and_kept_in_it(tmp_path: Path, letter: str):
+    names = [letter * 300 + end for end in "12"]
+    for name in names:
+        run(ForgeryEvaluator(name, resamples=0, output_dir=tmp_path), *make_items(2)).evaluate()
+    files = list((tmp_path / "inference").iterdir())
+    assert sorted(json.loads(file.read_text())["dataset"] for file in files) == names
+
+
 def test_what_is_undefined_is_null_with_a_reason(tmp_path: Path):
     inputs, outputs = make_items(30)
     kept = [index for index in range(30) if not inputs[index]["ground_truth"].label]

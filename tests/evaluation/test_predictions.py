@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from pycocotools import mask as coco_mask
 from loupe.evaluation.map_files import PredictionError, read_map
 from loupe.evaluation.matching import match_predictions
 from loupe.evaluation.predictions import find_predictions, split_name, without_suffix
+from loupe.writing import write_csv
 
 MAP = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
 
@@ -42,6 +44,16 @@ def test_what_predict_writes_is_read(tmp_path):
     assert entries["a"].probability == 0.25
     assert (read_map(entries["a"].source).forgery_map == MAP).all()
     assert entries["b"].error == "truncated"
+
+
+def test_names_of_any_bytes_in_what_predict_writes_are_matched(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    save_png(tmp_path / "maps" / "map.png")
+    (tmp_path / "maps" / "map.png").rename(tmp_path / "maps" / name)  # OpenCV takes UTF-8 alone.
+    write_csv(tmp_path / "predictions.csv", ["file", "probability"], [["/in/" + name, 0.25]])
+    (found,), _ = match_predictions(["/data/" + name], find_predictions(tmp_path))
+    assert found.probability == 0.25
+    assert (read_map(found.source).forgery_map == MAP).all()
 
 
 def test_maps_in_folders_belong_to_images_in_the_same_folders(tmp_path):

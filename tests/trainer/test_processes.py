@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch.multiprocessing import ProcessExitedException
 
 from loupe.trainer import launch
+from loupe.trainer.signals import SIGNALS
 from tests.trainer.toy import leave_in_turn, train_and_save
 
 ROOT = Path(__file__).parents[2]
+
+# Far more than a test takes, on a busy machine too. A process that would wait for ever ends then,
+# and says where.
+MOST_SECONDS = 1200
 
 # No draws, so that one process and two see the same numbers.
 DETERMINISTIC = ["MODEL.SEGMENTER.CONDITION_JITTER", 0.0, "SOLVER.MAX_ITER", 2]
@@ -55,7 +64,16 @@ def start_processes(
             folder=str(folder),
             **more,
         )
-        launch(work, arguments)
+        if processes == 1:  # It is this one.
+            work(arguments)
+        else:
+            launch(partial(within_time, work), arguments)
+
+
+def within_time(work: Callable[[Namespace], None], arguments: Namespace) -> None:
+    """Entry point of a process that fails where it would hang."""
+    faulthandler.dump_traceback_later(MOST_SECONDS, exit=True)
+    work(arguments)
 
 
 def start(folder: Path, processes: int, *options: object, poisoned_rank: int = -1) -> None:
@@ -99,6 +117,47 @@ def test_no_process_leaves_while_another_still_works(tmp_path):
     assert left >= done
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_process_passes_signals_on_and_ends_with_their_status(number, monkeypatch):
+    # A shell's background jobs are born deaf to SIGINT.
+    hear = partial(signal.signal, number, signal.SIG_DFL)
+    sleeper = subprocess.Popen(["sleep", "3600"], preexec_fn=hear)
+    before = signal.getsignal(number)
+
+    class Context:
+        def pids(self) -> list[int]:
+            return [sleeper.pid]
+
+        def join(self) -> bool:
+            os.kill(os.getpid(), number)
+            # Python runs its handler before the next line; the child ends of what it is sent.
+            code = sleeper.wait(300)
+            raise ProcessExitedException("ended", error_index=0, error_pid=0, exit_code=code)
+
+    monkeypatch.setattr("torch.multiprocessing.start_processes", lambda *_, **__: Context())
+    try:
+        with pytest.raises(SystemExit) as status:
+            launch(print, Namespace(num_gpus=2, num_machines=1))
+    finally:
+        sleeper.kill()
+    assert status.value.code == 128 + number
+    assert sleeper.returncode == -number
+    assert signal.getsignal(number) is before
+
+
+def test_a_process_that_fails_by_itself_is_an_error_not_a_signal(monkeypatch):
+    class Context:
+        def pids(self) -> list[int]:
+            return []
+
+        def join(self) -> bool:
+            raise ProcessExitedException("ended", error_index=0, error_pid=0, exit_code=1)
+
+    monkeypatch.setattr("torch.multiprocessing.start_processes", lambda *_, **__: Context())
+    with pytest.raises(ProcessExitedException):
+        launch(print, Namespace(num_gpus=2, num_machines=1))
+
+
 def test_more_processes_than_images_in_a_batch_are_an_error(folder, monkeypatch):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 3)
     with pytest.raises(ValueError, match="multiple of the number of processes, 3"):
@@ -112,7 +171,7 @@ def run_tool(command: list[str], folder: Path, output: str) -> None:
     command += ["OUTPUT_DIR", str(folder / output)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=MOST_SECONDS
     )
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -8,15 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from detectron2.utils import comm
 
 from loupe.checkpoint import read_torch
 from loupe.trainer import LoupeTrainer
-from loupe.trainer.signals import StopRequest
+from loupe.trainer.signals import SIGNALS, Stopped, StopRequest, StopsEvaluation
 from research.reliability.kill_resume import left_behind
 from tests.test_child_processes import children_of, is_alive
 from tests.trainer.toy import toy_config
@@ -162,14 +164,40 @@ def test_a_signal_saves_and_ends_the_run_with_the_usual_status(
 def test_the_same_request_may_come_twice_but_a_second_one_kills(monkeypatch):
     request = StopRequest()
     sent = []
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
+    monkeypatch.setattr(signal, "signal", lambda *handler: sent.append(handler))
+    monkeypatch.setattr(os, "kill", lambda *signalled: sent.append(signalled))
     request._note(signal.SIGINT, None)
+    request._since += 3600  # However slowly this test runs.
     request._note(signal.SIGTERM, None)
     assert (request.number, sent) == (signal.SIGINT, [])
-    request._since -= 10
+    request._since -= 2 * 3600
     request._note(signal.SIGTERM, None)
-    assert sent == [signal.SIGTERM]
+    assert sent == [(signal.SIGTERM, signal.SIG_DFL), (os.getpid(), signal.SIGTERM)]
+
+
+def test_a_thread_may_train_and_leaves_signals_alone():
+    before = [signal.getsignal(number) for number in SIGNALS]
+
+    def listen() -> list[Any]:
+        with StopRequest().listening():
+            return [signal.getsignal(number) for number in SIGNALS]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(listen).result() == before
+
+
+def test_several_processes_stop_together_and_finish_their_evaluation(monkeypatch):
+    request = StopRequest()
+    evaluation = StopsEvaluation(request)
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    # The other process was told.
+    monkeypatch.setattr(comm, "all_gather", lambda number: [number, int(signal.SIGUSR1)])
+    assert request.agreed() == signal.SIGUSR1
+    request.number = int(signal.SIGTERM)
+    evaluation.process([], [])
+    monkeypatch.setattr(comm, "get_world_size", lambda: 1)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        evaluation.process([], [])
 
 
 # ---- Child processes

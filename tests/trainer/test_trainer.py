@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from loupe.checkpoint import load_weights, read_torch
 from loupe.trainer import LoupeTrainer
 from loupe.trainer.averaging import WeightAverage
+from loupe.trainer.best import BestWeights
+from loupe.trainer.writers import WINDOW
 from tests.trainer.toy import toy_config
 
 
@@ -88,16 +93,17 @@ def test_the_best_checkpoint_is_not_what_a_run_resumes_from(folder):
     assert (folder / "output" / "last_checkpoint").read_text() == "model_final.pth"
 
 
-def weights_alone(_: bytes) -> bytes:
+def saved(content: object) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"model": {}}, buffer)
+    torch.save(content, buffer)
     return buffer.getvalue()
 
 
 # Whatever else a file may be is refused by the reader: tests/checkpoint/test_formats.py.
 UNUSABLE = {
     "one byte changed": lambda whole: whole[:2000] + b"#" + whole[2001:],
-    "weights alone": weights_alone,
+    "a list": lambda _: saved([torch.zeros(1)]),
+    "weights alone": lambda _: saved({"model": {}}),
 }
 
 
@@ -118,6 +124,34 @@ def test_an_unusable_checkpoint_is_named_and_the_one_before_it_is_resumed(folder
     torch.testing.assert_close(*states, rtol=0, atol=0)
     assert "model_final.pth: " in caplog.text
     assert "model_0000003.pth: " in caplog.text
+
+
+def test_a_checkpoint_that_the_disk_cannot_give_is_passed_over(folder, monkeypatch):
+    cfg = toy_config(folder, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 6)
+    train(cfg, stop_at=4)
+
+    def read(path: Path) -> Any:
+        if path.name == "model_0000003.pth":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_torch(path)
+
+    monkeypatch.setattr("loupe.trainer.checkpointing.read_torch", read)
+    assert train(cfg, resume=True).start_iter == 2
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_none_before(folder, monkeypatch):
+    trainer = train(toy_config(folder, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.MAX_ITER", 3))
+    output = folder / "output"
+    before = {path.name: path.read_bytes() for path in output.glob("*model*")}
+    before["last_checkpoint"] = (output / "last_checkpoint").read_bytes()
+
+    def fail(content: object, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("loupe.trainer.checkpointing.write_torch", fail)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.checkpointer.save(3)
+    assert {name: (output / name).read_bytes() for name in before} == before
 
 
 def test_a_run_killed_just_before_its_final_checkpoint_gets_one(folder):
@@ -212,6 +246,14 @@ def test_frozen_parts_do_not_change(folder):
 def test_a_run_in_epochs_has_as_many_steps_as_the_data_ask_for(folder):
     cfg = toy_config(folder, "SOLVER.EPOCHS", 1.5, "SOLVER.ACCUMULATION_STEPS", 3)
     assert LoupeTrainer(cfg).max_iter == 2
+
+
+def test_a_long_run_keeps_the_values_that_smoothing_asks_for_and_no_more(folder):
+    trainer = train(toy_config(folder, "SOLVER.MAX_ITER", 30))
+    kept = {name: len(history.values()) for name, history in trainer.storage.histories().items()}
+    # What a hook notes after the last step comes on top.
+    assert max(kept[name] for name in kept if name != "time") <= WINDOW + 1
+    assert kept["time"] > WINDOW + 1
 
 
 def test_a_run_without_decay_reaches_its_end(folder):
@@ -333,6 +375,27 @@ def test_a_damaged_file_of_the_best_is_written_again(folder, lost, best, caplog)
     trainer.train()
     assert json.loads((folder / "output" / "model_best.json").read_text())["value"] == best
     load_weights(folder / "output" / "model_best.pth")
+
+
+def test_a_score_of_another_metric_is_not_to_be_beaten(folder):
+    ScriptedScores.scores = [0.9]
+    trainer = ScriptedScores(evaluating(folder, "TEST.EVAL_PERIOD", 0))
+    trainer.train()
+    known = trainer.best.state_dict()
+    best = BestWeights(trainer.checkpointer, "image/AUC")
+    best.load_state_dict(known)
+    assert (best.best, best.steps) == (0.9, 4)
+    other = BestWeights(trainer.checkpointer, "image/Brier")
+    other.load_state_dict(known)
+    assert (other.best, other.steps) == (-math.inf, 0)
+
+
+@pytest.mark.parametrize("decays", [(0.0, 0.9), (0.9, 0.0)])
+def test_a_run_is_not_resumed_with_or_without_the_average_that_it_lacked_or_had(folder, decays):
+    first, second = (toy_config(folder, "SOLVER.EMA_DECAY", decay) for decay in decays)
+    train(first)
+    with pytest.raises(ValueError, match=r"another SOLVER\.EMA_DECAY"):
+        train(second, resume=True)
 
 
 def test_a_new_run_does_not_compare_with_an_older_one_in_the_same_folder(folder):

@@ -176,18 +176,39 @@ def read_config(arguments: argparse.Namespace) -> CfgNode:
     Raises:
         ValueError: A key or a value is wrong, or the device is not there.
     """
-    import torch
-
     from loupe.config import load_config
 
     cfg = load_config(arguments.config_file or "", arguments.opts)
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but PyTorch finds no CUDA device here; "
-            "give MODEL.DEVICE cpu"
-        )
+    check_device(cfg.MODEL.DEVICE)
     use_threads(getattr(arguments, "threads", 0))
     return cfg
+
+
+def check_device(device: str) -> None:
+    """Checks that a device is there, before anything is loaded.
+
+    Raises:
+        ValueError: PyTorch does not know or find it.
+    """
+    import torch
+
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f"MODEL.DEVICE is {device}, which PyTorch does not know; give cpu, cuda or cuda:1"
+        ) from None
+    # It counts none where there is no driver.
+    count = torch.cuda.device_count()
+    if asked.type == "cuda" and not count:
+        raise ValueError(
+            f"MODEL.DEVICE is {device}, but PyTorch finds no CUDA device here; "
+            "give MODEL.DEVICE cpu"
+        )
+    if asked.type == "cuda" and (asked.index or 0) >= count:
+        raise ValueError(
+            f"MODEL.DEVICE is {device}, but PyTorch finds {count} CUDA devices here; count from 0"
+        )
 
 
 def add_challenge_options(parser: argparse.ArgumentParser) -> None:

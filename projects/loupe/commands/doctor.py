@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from loupe.commands.command_line import positive, run_command, some_of
 from loupe.threads import usable_cores
-from loupe.writing import write_json, write_text
+from loupe.writing import locked_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from loupe.doctor.facts import Grid
@@ -107,16 +107,17 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.max_distance <= MAX_DISTANCE:
         raise ValueError(f"--max-distance is {arguments.max_distance}; give 0 to {MAX_DISTANCE}")
     grid = Grid(arguments.size, arguments.patch_size)
-    sets = examine_sets(list_datasets(arguments.datasets), grid, arguments)
-    findings = [finding for examined in sets for finding in check_set(examined)]
-    findings += check_duplicates(sets, arguments.max_distance)
-    findings = [finding for finding in findings if finding.check not in arguments.ignore]
-    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    options = {"max_distance": arguments.max_distance, "ignore": arguments.ignore}
-    statistics = {examined.name: summarise(examined) for examined in sets}
-    report = json_report(findings, statistics, grid, options)
-    write_json(arguments.output / "doctor.json", report)
-    write_text(arguments.output / "doctor.md", markdown_report(report))
+    with locked_folder(arguments.output, "--output"):
+        sets = examine_sets(list_datasets(arguments.datasets), grid, arguments)
+        findings = [finding for examined in sets for finding in check_set(examined)]
+        findings += check_duplicates(sets, arguments.max_distance)
+        findings = [finding for finding in findings if finding.check not in arguments.ignore]
+        findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+        options = {"max_distance": arguments.max_distance, "ignore": arguments.ignore}
+        statistics = {examined.name: summarise(examined) for examined in sets}
+        report = json_report(findings, statistics, grid, options)
+        write_json(arguments.output / "doctor.json", report)
+        write_text(arguments.output / "doctor.md", markdown_report(report))
     print_summary(findings)
     return 0 if report["clean"] else 1
 

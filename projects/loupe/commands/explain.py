@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,28 +60,30 @@ def run(arguments: argparse.Namespace) -> int:
     cfg = read_config(arguments)
     from loupe.data.images.errors import UnreadableImageError
     from loupe.inference import LoupePredictor, find_images
-    from loupe.writing import write_json
+    from loupe.writing import locked_folder, write_json
 
     if arguments.quiet and arguments.output is None:
         raise UsageError("--quiet without --output says nothing; give --output DIR")
     names = find_images(arguments.inputs)
     if arguments.mask is not None and len(names) != 1:
         raise UsageError(f"--mask belongs to one image, and there are {len(names)}")
-    writer = load_writer(arguments.explainer) if arguments.write else None
-    predictor = LoupePredictor(cfg, arguments.weights)
-    explained: dict[str, Any] = {}
-    failed = 0
-    for file in names:
-        try:
-            explained[file] = content = explain_file(predictor, file, arguments.mask, writer)
-        except UnreadableImageError as error:
-            failed += 1
-            print(f"error: {error}", file=sys.stderr)
-            continue
-        if not arguments.quiet:
-            print(as_text(file, content))
-    if arguments.output is not None:
-        write_json(arguments.output / "explanations.json", explained)
+    out = arguments.output
+    with nullcontext() if out is None else locked_folder(out, "--output"):
+        writer = load_writer(arguments.explainer) if arguments.write else None
+        predictor = LoupePredictor(cfg, arguments.weights)
+        explained: dict[str, Any] = {}
+        failed = 0
+        for file in names:
+            try:
+                explained[file] = content = explain_file(predictor, file, arguments.mask, writer)
+            except UnreadableImageError as error:
+                failed += 1
+                print(f"error: {error}", file=sys.stderr)
+                continue
+            if not arguments.quiet:
+                print(as_text(file, content))
+        if out is not None:
+            write_json(out / "explanations.json", explained)
     return 2 if failed == len(names) else 1 if failed else 0
 
 

@@ -31,6 +31,7 @@ from loupe.commands.command_line import (
     run_command,
     some_of,
 )
+from loupe.writing import locked_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exports, checks and writes what was found."""
+    with locked_folder(arguments.output, "--output"):
+        return export(arguments)
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Exports into a folder that is this run's own; returns the exit status.
+
+    Raises:
+        ValueError: The graph differs from PyTorch.
+    """
     cfg = read_config(arguments)
     from loupe.export.graph import FORMATS, ONNX, difference, example_images, quantise, write_graph
     from loupe.export.network import ExportedLoupe

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.commands.command_line import positive, run_command, some_of
 from loupe.threads import usable_cores
-from loupe.writing import write_json, write_text
+from loupe.writing import locked_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from loupe.evaluation.scoring import ScoredSet
@@ -170,32 +170,33 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.benco_size is None:
         arguments.benco_size = BENCO_SIZE
-    items = load_dataset(arguments.dataset)
-    predictions = find_predictions(arguments.predictions)
-    evaluator = ForgeryEvaluator(
-        arguments.dataset,
-        protocols=tuple(PROTOCOLS if arguments.protocols is None else arguments.protocols),
-        benco_size=arguments.benco_size or None,
-        resamples=arguments.resamples,
-        distributed=False,
-    )
-    options = ScoringOptions(
-        arguments.size, arguments.faults, arguments.map_score, arguments.temperature
-    )
-    with tqdm(total=len(items), unit="image", disable=not sys.stderr.isatty()) as bar:
-        scored = score_predictions(
-            items,
-            predictions,
-            partial(read_truth, mask_size=arguments.mask_size),
-            evaluator,
-            options=options,
-            processes=arguments.processes,
-            report=lambda done: bar.update(done - bar.n),
+    with locked_folder(arguments.output, "--output"):
+        items = load_dataset(arguments.dataset)
+        predictions = find_predictions(arguments.predictions)
+        evaluator = ForgeryEvaluator(
+            arguments.dataset,
+            protocols=tuple(PROTOCOLS if arguments.protocols is None else arguments.protocols),
+            benco_size=arguments.benco_size or None,
+            resamples=arguments.resamples,
+            distributed=False,
         )
-    write_reports(scored, arguments, predictions.kind)
-    print(text_table(scored.results))
-    if arguments.fit_temperature:
-        print(f"temperature: {write_calibration(scored, arguments.output):.4f}")
+        options = ScoringOptions(
+            arguments.size, arguments.faults, arguments.map_score, arguments.temperature
+        )
+        with tqdm(total=len(items), unit="image", disable=not sys.stderr.isatty()) as bar:
+            scored = score_predictions(
+                items,
+                predictions,
+                partial(read_truth, mask_size=arguments.mask_size),
+                evaluator,
+                options=options,
+                processes=arguments.processes,
+                report=lambda done: bar.update(done - bar.n),
+            )
+        write_reports(scored, arguments, predictions.kind)
+        print(text_table(scored.results))
+        if arguments.fit_temperature:
+            print(f"temperature: {write_calibration(scored, arguments.output):.4f}")
     if scored.unused:
         print(f"unused predictions: {len(scored.unused)}, e.g. {scored.unused[:3]}")
     if scored.brightest <= 1.5 / 255:

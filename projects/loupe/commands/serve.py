@@ -30,6 +30,7 @@ from loupe.commands.command_line import (
     DEFAULT_CONFIG,
     UsageError,
     add_config_options,
+    check_device,
     positive,
     run_command,
 )
@@ -73,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not 0 <= arguments.keep_days < float("inf"):
         raise UsageError(f"--keep-days is {arguments.keep_days}; give a number from 0 on")
+    for device in arguments.device or []:
+        check_device(device)
     local = is_loopback(arguments.host)
     token = arguments.token or os.environ.get("LOUPE_TOKEN", "")
     if not token and not local:

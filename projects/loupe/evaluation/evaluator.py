@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections import OrderedDict
@@ -21,6 +22,9 @@ from loupe.evaluation.results import Results, summarise
 from loupe.structures import GroundTruth
 from loupe.writing import write_json
 
+# Bytes of a file's name, less than the 255 of most file systems: writing adds to it.
+LONGEST_STEM = 200
+
 
 class EvaluationShard(NamedTuple):
     """What one process has gathered.
@@ -36,6 +40,15 @@ class EvaluationShard(NamedTuple):
     pooled: PooledShard
     unreadable: dict[str, str]
     unlabelled: frozenset[str]
+
+
+def _file_stem(dataset_name: str) -> str:
+    """A data set's name or path as that of a file, cut where file systems would refuse it."""
+    plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in dataset_name)
+    if len(plain.encode()) <= LONGEST_STEM:
+        return plain
+    digest = hashlib.blake2b(dataset_name.encode("utf-8", "surrogateescape"), digest_size=4)
+    return f"{plain.encode()[:LONGEST_STEM].decode(errors='ignore')}-{digest.hexdigest()}"
 
 
 class ForgeryEvaluator(DatasetEvaluator):
@@ -197,7 +210,7 @@ class ForgeryEvaluator(DatasetEvaluator):
         logger = logging.getLogger(__name__)
         logger.info("Evaluation of %s\n%s", self.dataset_name, text_table(self.results))
         if self.output_dir is not None:
-            stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.dataset_name)
+            stem = _file_stem(self.dataset_name)
             content = {"dataset": self.dataset_name} | self.results.as_json()
             write_json(self.output_dir / "inference" / f"{stem}.json", content)
         return OrderedDict(self.results.flat_groups())

@@ -174,14 +174,18 @@ def _join(maps: dict[Name, Path], rows: Iterable[Row], table: Path) -> list[Save
     ]
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, errors: str = "strict") -> str:
     """A list's text.
+
+    Args:
+        path: The list.
+        errors: What becomes of bytes that are not UTF-8.
 
     Raises:
         PredictionError: too large, or not UTF-8.
     """
     try:
-        return read_bounded(path, MAX_LIST_BYTES).decode("utf-8-sig")
+        return read_bounded(path, MAX_LIST_BYTES).decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise PredictionError(f"{path}: not UTF-8 ({error.reason}); save it as UTF-8") from error
 
@@ -203,8 +207,8 @@ def _json(path: Path, kind: type | tuple[type, ...]) -> Any:
     return content
 
 
-def _csv_rows(path: Path) -> list[Row]:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+def _csv_rows(path: Path, errors: str = "strict") -> list[Row]:
+    reader = csv.DictReader(io.StringIO(_text(path, errors), newline=""))
     try:
         return list(_rows_of(reader, path))
     except csv.Error as error:
@@ -228,7 +232,9 @@ def _rows_of(reader: csv.DictReader, path: Path) -> Iterator[Row]:
 
 def _read_loupe(folder: Path) -> list[SavedPrediction]:
     path = folder / "predictions.csv"
-    return _join(_maps_below(folder / "maps", ".png"), _csv_rows(path), path)
+    # Names of files may be any bytes, and our table holds them as they are (`loupe.writing`).
+    rows = _csv_rows(path, errors="surrogateescape")
+    return _join(_maps_below(folder / "maps", ".png"), rows, path)
 
 
 def _read_ddl2025(folder: Path) -> list[SavedPrediction]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from loupe.data.sources.files import RESULT_FOLDERS, RESULT_TABLES, list_images, result_names
 from loupe.inference.journal import JOURNAL
 from loupe.inference.regions import COCO, REGIONS
-from loupe.writing import LOCK, OutputError, locked_folder
+from loupe.writing import LOCK, UNFINISHED, OutputError, locked_folder
 
 # What a run writes into its folder.
 TABLE, UNFINISHED_TABLE = RESULT_TABLES
@@ -129,7 +129,7 @@ def _remove_earlier(folder: Path) -> None:
             "give another --output"
         )
     for path in pictures:
-        if path.suffix == ".png":
+        if path.suffix == ".png" or path.name.startswith(UNFINISHED):
             path.unlink()
     for table in (*tables, *(folder / name for name in _OTHERS)):
         table.unlink(missing_ok=True)

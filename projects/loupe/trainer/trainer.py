@@ -17,6 +17,7 @@ from detectron2.engine.train_loop import HookBase, TrainerBase
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, verify_results
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
@@ -37,7 +38,13 @@ from loupe.trainer.processes import check_batch_size, data_parallel
 from loupe.trainer.randomness import seed_everything
 from loupe.trainer.signals import Stopped, StopRequest, StopsEvaluation
 from loupe.trainer.step import Batch, TrainingStep, autocast_type
-from loupe.trainer.writers import RunWriter, Writing, restore_storage, storage_state
+from loupe.trainer.writers import (
+    RunWriter,
+    Writing,
+    forget_old_values,
+    restore_storage,
+    storage_state,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +187,7 @@ class LoupeTrainer(DefaultTrainer):
     def run_step(self) -> None:
         """Does one optimiser step and updates the moving average."""
         self._trainer.run(self.iter)
+        forget_old_values(get_event_storage())
         if self.average is not None:
             self.average.update()
 
