@@ -337,9 +337,7 @@ def main(words: list[str] | None = None) -> None:
     """Runs one of the three."""
     arguments = parse_arguments(words)
     if arguments.command == "fit":
-        rule = fit_rule(
-            read(arguments.tables), arguments.alarms, arguments.band, arguments.least
-        )
+        rule = fit_rule(read(arguments.tables), arguments.alarms, arguments.band, arguments.least)
         arguments.output.write_text(json.dumps(rule._asdict(), indent=1) + "\n", encoding="utf-8")
         print(arguments.output.read_text())
         return
