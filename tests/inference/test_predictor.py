@@ -41,7 +41,8 @@ def test_an_image_has_one_prediction_whatever_it_comes_as(predictor, write_image
     assert expected.forgery_map.shape == (50, 70)
     assert 0 <= expected.forgery_map.min() <= expected.forgery_map.max() <= 1
     kinds = [str(tmp_path / "a.png"), content, bytearray(content), io.BytesIO(content)]
-    for image in (*kinds, Image.open(tmp_path / "a.png"), Image.fromarray(pixels)):
+    kinds += [Image.open(tmp_path / "a.png"), Image.fromarray(pixels)]
+    for image in (*kinds, torch.from_numpy(pixels).permute(2, 0, 1)):
         assert_same(predictor(image), expected)
     ((file, listed, error, warnings),) = predictor.predict_many([tmp_path / "a.png"])
     assert (file, error, warnings) == (str(tmp_path / "a.png"), "", ())
@@ -68,7 +69,8 @@ def test_a_pil_image_of_any_mode_is_the_file_that_it_came_from(mode, predictor, 
         (np.zeros((5, 5), np.uint8), r"uint8 \(5, 5\); give uint8 \(H, W, 3\) RGB"),
         (np.zeros((5, 5, 3), np.float32), r"float32 \(5, 5, 3\); give uint8"),
         (np.zeros((0, 5, 3), np.uint8), r"uint8 \(0, 5, 3\); give uint8"),
-        (torch.zeros(3, 5, 5), "image is a Tensor; give a path, bytes"),
+        (torch.zeros(3, 5, 5), r"torch\.float32 \(3, 5, 5\); give torch\.uint8 \(3, H, W\)"),
+        (torch.zeros(5, 5, 3, dtype=torch.uint8), r"tensor of torch\.uint8 \(5, 5, 3\)"),
         (None, "image is a NoneType"),
         (io.StringIO("text"), "the file does not exist|image is a"),
         (b"text", "the given bytes: .*no image"),

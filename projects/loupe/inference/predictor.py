@@ -41,7 +41,9 @@ from loupe.structures import Prediction, class_names
 _ORIENTATION_TAG = 0x0112  # Of EXIF.
 
 # What an image can be taken from.
-ImageSource = str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
+ImageSource = (
+    str | Path | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray | torch.Tensor
+)
 
 
 class FilePrediction(NamedTuple):
@@ -152,8 +154,8 @@ class LoupePredictor:
         """Predicts one image.
 
         Args:
-            image: A path, the bytes of a file, a file opened in binary mode, a PIL image, or an
-                (H, W, 3) uint8 RGB array.
+            image: A path, the bytes of a file, a file opened in binary mode, a PIL image, an
+                (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor.
             progress: Called with the number of windows done and of all, for an image that is larger
                 than the network's input.
 
@@ -233,6 +235,11 @@ def pixels_of(image: ImageSource) -> tuple[np.ndarray, int]:
         UnreadableImageError: It is no readable image.
         TypeError, ValueError: It is nothing that an image could be taken from.
     """
+    if isinstance(image, torch.Tensor):
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+            kind = f"{image.dtype} {tuple(image.shape)}"
+            raise ValueError(f"image is a tensor of {kind}; give torch.uint8 (3, H, W) RGB")
+        image = image.permute(1, 2, 0).cpu().contiguous().numpy()
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"image is {image.dtype} {image.shape}; give uint8 (H, W, 3) RGB")
@@ -246,7 +253,7 @@ def pixels_of(image: ImageSource) -> tuple[np.ndarray, int]:
     if not isinstance(image, str | Path | bytes):
         raise TypeError(
             f"image is a {type(image).__name__}; give a path, bytes, a file opened in binary mode, "
-            "a PIL image or an (H, W, 3) uint8 RGB array"
+            "a PIL image, an (H, W, 3) uint8 RGB array or a (3, H, W) uint8 RGB tensor"
         )
     picture = read_picture(image)
     return picture.pixels, picture.orientation
