@@ -93,8 +93,8 @@ class LoupePredictor:
         >>> from loupe import LoupePredictor
         >>> predictor = LoupePredictor.from_pretrained("tiny")
         >>> prediction = predictor(np.zeros((128, 128, 3), np.uint8))
-        >>> prediction.verdict, prediction.reasons
-        ('undecided', ('no photograph: 100% of its pixels equal their neighbour',))
+        >>> prediction.verdict, prediction.reasons[0]
+        ('undecided', 'no photograph: 100% of its pixels equal their neighbour')
 
     Args:
         cfg: Configuration of the model.
