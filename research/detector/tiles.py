@@ -233,11 +233,11 @@ def fit_rule(
     high = max(high, least)
     numbers[3] = -rise * numbers[1]
     photographs = len({row["file"] for row in rows})
+    versions = ", ".join(sorted({row["version"] for row in rows}))
     statement = (
         f"Of camera photographs cut into windows at most {alarms:.0%} reach {high:.2f}. Fitted on "
-        f"{photographs} photographs of cameras that occur nowhere in training, in "
-        f"{len({row['version'] for row in rows})} versions, and on {int(forged.sum())} forgeries "
-        f"of {DIAMETER} px in them"
+        f"{photographs} photographs of cameras that occur nowhere in training, as "
+        f"{versions}, and on {int(forged.sum())} forgeries of {DIAMETER} px in them"
     )
     first = [round(float(number), 4) for number in numbers]
     return TileRule(*first, round(high, 4), round(low, 4), statement)
