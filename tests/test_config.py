@@ -64,6 +64,7 @@ REFUSED = {
     "a base that is missing": ("_BASE_: gone.yaml", "gone.yaml: no such configuration file"),
     "a base that is itself": ("_BASE_: case.yaml", "leads back"),
     "a base that is a number": ("_BASE_: 3", "must be a path"),
+    "a number among bases": ("_BASE_: [3]", "must be the path of a file"),
     "a base in a group": ("MODEL: {_BASE_: a.yaml}", "_BASE_"),
 }
 
@@ -77,6 +78,19 @@ def test_what_is_no_plain_setting_is_refused_with_file_and_reason(
         load_config(write(tmp_path, "case.yaml", text))
     assert re.search(r"(case|gone)\.yaml", str(caught.value))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_base_that_leads_back_by_a_link_is_refused(tmp_path: Path):
+    path = write(tmp_path, "case.yaml", "_BASE_: link.yaml")
+    (tmp_path / "link.yaml").symlink_to(path)
+    with pytest.raises(ConfigError, match="leads back"):
+        load_config(path)
+
+
+def test_a_file_of_another_encoding_is_refused_with_its_name(tmp_path: Path):
+    (tmp_path / "case.yaml").write_bytes("OUTPUT_DIR: Münze".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"case\.yaml: not readable as YAML: .*utf-8"):
+        load_config(tmp_path / "case.yaml")
 
 
 def test_the_file_that_is_refused_would_run_code_in_detectron2(tmp_path: Path, monkeypatch):
