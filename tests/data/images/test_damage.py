@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from loupe.data.images import jpeg
-from loupe.data.images.decoding import read_picture
+from loupe.data.images.decoding import read_picture, read_size
 from loupe.data.images.errors import UnreadableImageError
 from loupe.data.images.jpeg import CUT_SHORT, DAMAGED_INSIDE
 from loupe.data.images.masks import read_mask
@@ -26,6 +26,14 @@ def refuse(content: bytes, words: str = "the file is damaged") -> None:
     for read in (read_picture, read_mask):
         with pytest.raises(UnreadableImageError, match=words):
             read(content)
+
+
+def test_a_size_is_never_taken_from_a_damaged_header(tmp_path):
+    changed = bytearray(WHOLE)
+    changed[19] ^= 1  # Of the width, which reading the size alone would believe.
+    (tmp_path / "a.png").write_bytes(changed)
+    with pytest.raises(UnreadableImageError, match="wrong checksum in IHDR"):
+        read_size(tmp_path / "a.png")
 
 
 def test_every_changed_byte_of_a_png_is_noticed():
