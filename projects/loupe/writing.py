@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -198,6 +199,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def cut_name(name: str, plain: str, longest: int) -> str:
+    """The beginning of a name, with a digest that tells it from others that begin alike.
+
+    Args:
+        name: As it was given.
+        plain: The same without what a file's name must not hold.
+        longest: Bytes of `plain` to keep.
+    """
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+    return f"{plain.encode()[:longest].decode(errors='ignore')}-{digest}"
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

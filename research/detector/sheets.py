@@ -14,7 +14,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 from loupe import load_config
@@ -47,8 +46,7 @@ def chosen(rows: Rows, count: int) -> dict[str, list[str]]:
 def row_of(predictor: LoupePredictor, case: Case, title: str) -> np.ndarray:
     """Image, truth and map beside each other, (h, w, 3) uint8, with a line of text below."""
     image, mask = read_case(case)
-    with torch.no_grad():
-        prediction = predictor(image)
+    prediction = predictor(image)
     size = round(HEIGHT * image.shape[1] / image.shape[0]), HEIGHT
     truth = np.zeros(image.shape[:2], np.float32) if mask is None else mask.astype(np.float32)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -15,7 +15,7 @@ from loupe.explanation.building import explainer_arguments
 from loupe.explanation.explainer import Explainer
 from loupe.explanation.region_features import patch_rows, tower_of
 from loupe.explanation.word_tokenizer import IMAGE, word_tokenizer
-from tests.explanation.test_explainer import TEXTS, item
+from tests.explanation.test_explainer import TEXTS, item, loss_of
 
 PATCH, MERGE = 4, 2
 SIZE = 32
@@ -55,10 +55,6 @@ def build(folder: Path, *options: str) -> Explainer:
     cfg = load_config("", [word for pair in keys.items() for word in pair] + list(options))
     torch.manual_seed(1)
     return Explainer(**explainer_arguments(cfg))
-
-
-def loss_of(explainer: Explainer, *items: dict[str, Any]) -> float:
-    return float(explainer.train()(list(items))["loss_tokens"].detach())
 
 
 def own_processor() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections import OrderedDict
@@ -20,7 +19,7 @@ from loupe.evaluation.records import RecordTable
 from loupe.evaluation.report import text_table
 from loupe.evaluation.results import Results, summarise
 from loupe.structures import GroundTruth
-from loupe.writing import write_json
+from loupe.writing import cut_name, write_json
 
 # Bytes of a file's name, less than the 255 of most file systems: writing adds to it.
 LONGEST_STEM = 200
@@ -47,8 +46,7 @@ def _file_stem(dataset_name: str) -> str:
     plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in dataset_name)
     if len(plain.encode()) <= LONGEST_STEM:
         return plain
-    digest = hashlib.blake2b(dataset_name.encode("utf-8", "surrogateescape"), digest_size=4)
-    return f"{plain.encode()[:LONGEST_STEM].decode(errors='ignore')}-{digest.hexdigest()}"
+    return cut_name(dataset_name, plain, LONGEST_STEM)
 
 
 class ForgeryEvaluator(DatasetEvaluator):

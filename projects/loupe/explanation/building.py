@@ -13,7 +13,12 @@ from torch import nn
 from loupe.checkpoint import load_into, load_weights
 from loupe.explanation.adapters import add_adapters, digest
 from loupe.explanation.bases import Base, BaseError, join, load_base
-from loupe.explanation.region_features import EncoderTower, MergedRegionTower, RegionTower
+from loupe.explanation.region_features import (
+    EncoderTower,
+    MergedRegionTower,
+    RegionTower,
+    merges,
+)
 from loupe.model_zoo import is_shipped, shipped_file
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -83,11 +88,6 @@ def build_guide(cfg: CfgNode) -> nn.Module:
     guide = build_model(own).eval()
     load_into(guide, load_weights(weights), source=weights)
     return guide.requires_grad_(False)
-
-
-def merges(model: Any) -> bool:
-    """Whether the model is a Qwen2-VL, whose tower ends in a merger of patches."""
-    return hasattr(getattr(model, "model", None), "visual")
 
 
 def with_tower(

@@ -204,9 +204,14 @@ def patch_rows(images: Tensor, patch: int, merge: int, frames: int) -> Tensor:
     return repeated.reshape(-1, channels * frames * patch * patch)
 
 
+def merges(model: Any) -> bool:
+    """Whether a model is a Qwen2-VL, whose tower ends in a merger of patches."""
+    return hasattr(getattr(model, "model", None), "visual")
+
+
 def tower_of(vlm: Any) -> RegionTower:
     """The tower of a LLaVA, or of a Qwen2-VL."""
-    return vlm.model.visual if hasattr(vlm.model, "visual") else vlm.model.vision_tower
+    return vlm.model.visual if merges(vlm) else vlm.model.vision_tower
 
 
 def tower_output(hidden_state: Tensor) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ from loupe.checkpoint import save_weights
 from loupe.modeling.guarded import guarded
 from loupe.solver import warmup_stable_decay
 from loupe.trainer.step import Batch
+from loupe.writing import cut_name
 
 logger = logging.getLogger(__name__)
 
@@ -83,5 +83,4 @@ def file_stem(dataset_name: str) -> str:
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in dataset_name)
     if plain == dataset_name and len(plain) <= LONGEST_STEM:
         return plain
-    data = dataset_name.encode("utf-8", "surrogateescape")
-    return f"{plain[:LONGEST_STEM]}-{hashlib.blake2b(data, digest_size=4).hexdigest()}"
+    return cut_name(dataset_name, plain, LONGEST_STEM)
