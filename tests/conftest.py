@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from loupe import Loupe, add_loupe_config
+from tests.limited_time import MOST_SECONDS, within
 
 Item = dict[str, Any]
 
@@ -55,6 +56,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _in_time(item: pytest.Item) -> Generator[None, object, object]:
+    with within(MOST_SECONDS):
+        return (yield)
+
+
+pytest_runtest_setup = pytest.hookimpl(_in_time, wrapper=True)
+pytest_runtest_call = pytest.hookimpl(_in_time, wrapper=True)
+pytest_runtest_teardown = pytest.hookimpl(_in_time, wrapper=True)
 
 
 @pytest.fixture(autouse=True)

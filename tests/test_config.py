@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from loupe.config.keys import DETECTRON2_RANGES, KEYS
 from loupe.modeling.backbone import STEMS
 from loupe.modeling.expert.expert import PARTS as EXPERT_PARTS
 from loupe.modeling.loupe import PARTS
+from tests.limited_time import within
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "projects" / "loupe"
@@ -111,9 +113,11 @@ def test_bases_are_bounded(tmp_path: Path):
         load_config(tmp_path / "1.yaml")
 
 
-def test_a_pipe_is_no_configuration(tmp_path: Path):
-    os.mkfifo(tmp_path / "case.yaml")
-    with pytest.raises(ConfigError, match="no such configuration file"):
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, partial(os.symlink, os.devnull)])
+def test_what_is_no_file_is_no_configuration(tmp_path: Path, make: Callable[[Path], None]):
+    make(tmp_path / "case.yaml")
+    # Whoever opens a pipe waits for a writer.
+    with within(60), pytest.raises(ConfigError, match="no such configuration file"):
         load_config(tmp_path / "case.yaml")
 
 
