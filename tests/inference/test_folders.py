@@ -121,9 +121,10 @@ def test_two_runs_do_not_write_into_one_folder_and_a_killed_one_holds_nothing(tm
 
 def test_results_of_an_earlier_run_are_gone_and_nothing_else(tmp_path: Path):
     output = tmp_path / "out"
-    for name in ("maps/deep/old.png", "masks/old.png", "predictions.csv", "notes.txt"):
+    old = ("maps/deep/old.png", "maps/deep/.unfinished-old", "masks/old.png", "predictions.csv")
+    for name in (*old, "notes.txt", "maps/deep/notes.txt"):
         (output / name).parent.mkdir(parents=True, exist_ok=True)
         (output / name).write_text("old")
     with output_folder(output):
-        found = [path.name for path in output.rglob("*") if path.is_file()]
-    assert sorted(found) == [".loupe.lock", "notes.txt"]
+        found = [str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()]
+    assert sorted(found) == [".loupe.lock", "maps/deep/notes.txt", "notes.txt"]
