@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from loupe import visualization
 from loupe.visualization import (
     FORGED_COLOUR,
     TRUTH_COLOUR,
@@ -56,6 +57,16 @@ def test_the_outline_is_that_of_traced_contours_and_specks_cost_no_more():
     start = time.process_time()
     overlay(np.full((1000, 1000, 3), 120, np.uint8), generator.random((1000, 1000)))
     assert time.process_time() - start < 4  # Tracing takes 14 s.
+
+
+def test_bands_of_rows_are_not_seen_and_the_image_may_be_drawn_into(monkeypatch):
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (1000, 40, 3), np.uint8)
+    forgery_map = cv2.GaussianBlur(generator.random((1000, 40)), (0, 0), 5) * 2 - 0.5
+    whole, drawn = overlay(image, forgery_map), image.copy()
+    monkeypatch.setattr(visualization, "_BAND", 7)
+    assert overlay(drawn, forgery_map, out=drawn) is drawn
+    np.testing.assert_array_equal(drawn, whole)
 
 
 def test_an_overlay_of_another_size_or_on_floats_is_an_error():

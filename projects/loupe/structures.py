@@ -196,7 +196,12 @@ def marked_regions(
         threshold: a pixel is marked above it.
     """
     forged = (forgery_map > threshold).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(forged, connectivity=8)
+    # Labels take four bytes a pixel: only the part that holds all regions gets them.
+    left, top, columns, rows = cv2.boundingRect(forged)
+    if not columns:
+        return ()
+    marked = np.s_[top : top + rows, left : left + columns]
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(forged[marked], connectivity=8)
     least = max(1.0, SMALLEST_REGION * forgery_map.size)
     order = 1 + np.argsort(-stats[1:count, cv2.CC_STAT_AREA], kind="stable")
     regions = []
@@ -205,6 +210,7 @@ def marked_regions(
         if area < least:
             break
         part = np.s_[y : y + height, x : x + width]
-        mean = float(forgery_map[part][labels[part] == label].mean())
+        mean = float(forgery_map[marked][part][labels[part] == label].mean())
+        x, y = x + left, y + top
         regions.append(MarkedRegion((x, y, x + width, y + height), area, mean))
     return tuple(regions)

@@ -26,6 +26,7 @@ def overlay(
     forgery_map: np.ndarray,
     threshold: float = 0.5,
     colour: tuple[int, int, int] = FORGED_COLOUR,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Tints an image where it is forged and outlines the region above the threshold.
 
@@ -34,22 +35,27 @@ def overlay(
         forgery_map: (H, W) in [0, 1] or bool; the tint is as strong as the map.
         threshold: of the outline.
         colour: RGB of tint and outline.
+        out: (H, W, 3) uint8 to draw into, which may be the image; None = a new array.
 
     Returns:
-        (H, W, 3) uint8 RGB, a new array.
+        (H, W, 3) uint8 RGB.
 
     Raises:
         ValueError: image and map differ in size, or the image is not uint8 RGB.
     """
     _check(image, forgery_map, "forgery map")
-    result = np.empty_like(image)
-    for top in range(0, len(image), _BAND):  # Floats of a whole large image take gigabytes.
+    result = np.empty_like(image) if out is None else out
+    thickness = max(1, round(max(image.shape[:2]) / 300))
+    reach = thickness + 2  # Of the pen and the neighbours of a border pixel, in rows.
+    for top in range(0, len(image), _BAND):  # Planes of a whole large image take gigabytes.
         rows = slice(top, top + _BAND)
         strength = np.clip(forgery_map[rows].astype(np.float32), 0, 1)[..., None] * 0.6
         tinted = image[rows] * (1 - strength) + np.asarray(colour, np.float32) * strength
         result[rows] = tinted.round()
-    thickness = max(1, round(max(image.shape[:2]) / 300))
-    result[_outline(forgery_map >= threshold, thickness)] = colour
+        above = max(0, top - reach)
+        region = forgery_map[above : top + _BAND + reach] >= threshold
+        outline = _outline(region, thickness)[top - above :][:_BAND]
+        result[rows][outline] = colour
     return result
 
 

@@ -110,6 +110,7 @@ def test_a_bright_spot_is_found_where_it_lies(large: LoupePredictor, orientation
     pixels[200:216, 40:56] = 255
     item = large.tiled_mapper.map_image(pixels, orientation=orientation)
     (output,) = predict_views(brightness, large.mapper, [item], large.tiles)
+    assert "pixels" not in item, "a large image is held while its pictures are drawn"
     found = output["forgery_map"].numpy()
     (region,) = marked_regions(found)
     # Turned a quarter to the right, row y of 300 becomes column 299 - y.

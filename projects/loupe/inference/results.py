@@ -30,6 +30,8 @@ COLUMNS = (
 _PENDING = 4
 # Largest number of pixels that wait so; a larger image waits alone.
 _PENDING_PIXELS = 24_000_000
+# Rows whose channels are swapped at a time.
+_BAND = 256
 
 
 class Written(NamedTuple):
@@ -203,6 +205,7 @@ def _write_one(output: Path, name: str, one: FilePrediction, kinds: tuple[str, .
     if prediction is None:
         return Written(row)
     files = []
+    regions = describe_regions(prediction)  # First: their labels and a picture are both large.
     try:
         for kind, picture in _pictures(image, prediction, kinds):
             encoded, data = cv2.imencode(".png", picture)
@@ -221,7 +224,7 @@ def _write_one(output: Path, name: str, one: FilePrediction, kinds: tuple[str, .
         "class_probabilities": classes_text(prediction.class_probabilities),
     }
     height, width = prediction.forgery_map.shape
-    return Written(row, (height, width), describe_regions(prediction), tuple(files))
+    return Written(row, (height, width), regions, tuple(files))
 
 
 def _pictures(
@@ -230,8 +233,12 @@ def _pictures(
     """Pictures and the folder that each goes to, 8 bit, grey or BGR, one at a time."""
     forgery_map = prediction.forgery_map
     if "maps" in kinds:
-        yield "maps", np.rint(forgery_map * 255).astype(np.uint8)
-        yield "masks", (forgery_map > THRESHOLD).astype(np.uint8) * 255
+        # Rounds as np.rint does, without planes of floats.
+        yield "maps", cv2.convertScaleAbs(forgery_map, alpha=255)
+        yield "masks", (forgery_map > THRESHOLD) * np.uint8(255)
     if "overlays" in kinds:
-        drawn = overlay(read_image(image), forgery_map, THRESHOLD)
-        yield "overlays", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR, dst=drawn)
+        drawn = np.require(read_image(image), requirements="W")
+        overlay(drawn, forgery_map, THRESHOLD, out=drawn)
+        for band in np.array_split(drawn, -(-len(drawn) // _BAND)):
+            band[...] = band[..., ::-1]  # RGB to BGR
+        yield "overlays", drawn

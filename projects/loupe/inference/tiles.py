@@ -219,7 +219,7 @@ def predict_views(
     Args:
         model: Any whose outputs have `forgery_score`, `forgery_map` and `patch_map`, or `error`.
         mapper: Makes items of windows.
-        items: Of `TiledMapper`.
+        items: Of `TiledMapper`; they lose their `pixels`.
         settings: How images are cut.
         progress: Is told the number of windows done, and of all, of each image.
 
@@ -257,7 +257,7 @@ def _with_windows(
     settings: TileSettings,
     progress: Progress | None,
 ) -> Item:
-    pixels = item["pixels"]
+    pixels = item.pop("pixels")  # Nobody else holds them: they go before pictures are drawn.
     windows = settings.windows(*pixels.shape[:2])
     made = MapMaker(overview["forgery_map"].numpy(), pixels.shape[:2], settings)
     scores: list[float] = []
