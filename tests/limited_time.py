@@ -1,13 +1,16 @@
-"""A test that would wait for ever fails."""
+"""A test that would wait for ever fails.
+
+The functions of modules are imported by name, since tests replace those in the modules.
+"""
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from os import kill
 from pathlib import Path
+from signal import ITIMER_REAL, SIGALRM, SIGKILL, getitimer, setitimer, signal
 from types import FrameType
 
 import pytest
@@ -31,17 +34,17 @@ def within(seconds: float) -> Iterator[None]:
     def fail(number: int, frame: FrameType | None) -> None:
         for child in _children():
             with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+                kill(child, SIGKILL)
         pytest.fail(f"it has taken more than {seconds} seconds")
 
-    handler = signal.signal(signal.SIGALRM, fail)
-    timer = signal.getitimer(signal.ITIMER_REAL)
+    handler = signal(SIGALRM, fail)
+    timer = getitimer(ITIMER_REAL)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds, SECONDS_MORE)
+        setitimer(ITIMER_REAL, seconds, SECONDS_MORE)
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, handler)
+        setitimer(ITIMER_REAL, *timer)
+        signal(SIGALRM, handler)
 
 
 def _children() -> list[int]:

@@ -121,6 +121,11 @@ def test_what_is_no_file_is_no_configuration(tmp_path: Path, make: Callable[[Pat
         load_config(tmp_path / "case.yaml")
 
 
+def test_an_address_is_no_configuration():
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load_config("https://github.com/a.yaml")
+
+
 def test_later_bases_override_earlier_ones_and_the_file_overrides_all(tmp_path: Path):
     write(tmp_path, "a.yaml", "SEED: 1\nTEST: {PANELS: 1, IMS_PER_BATCH: 1}")
     write(tmp_path, "b.yaml", "SEED: 2\nTEST: {PANELS: 2}")

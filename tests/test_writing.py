@@ -60,6 +60,15 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_a_full_disk_is_said_with_the_file(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", partial(fail_with, errno.ENOSPC))
+    with pytest.raises(OSError, match=r"No space left on device: '.*/a\.txt'"):
+        write_text(tmp_path / "a.txt", "new")
+    with pytest.raises(OSError, match="^only text$"), replacing(tmp_path / "a.txt"):
+        raise OSError("only text")
+    assert os.listdir(tmp_path) == []
+
+
 def fail_after_writing(file: IO[bytes], error: type[BaseException]) -> None:
     file.write(b"new")
     raise error

@@ -133,9 +133,11 @@ def replacing(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(name)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # A full disk.
+            error.filename = str(path)
         raise
     _sync_folder(path.parent)
 

@@ -90,6 +90,14 @@ def test_every_key_at_fault_is_named_and_nothing_is_changed(tiny_model: Loupe):
     assert_equal(weights_of(tiny_model), before)
 
 
+def test_a_value_that_would_fill_a_parameter_does_not_fit_it(tiny_model: Loupe):
+    before, weights = weights_of(tiny_model), weights_of(tiny_model)
+    weights["classifier.fusion.weight"] = torch.ones(1)
+    with pytest.raises(CheckpointError, match=r"fusion\.weight is \(1,\) in the file, \(1, 37\)"):
+        load_into(tiny_model, weights)
+    assert_equal(weights_of(tiny_model), before)
+
+
 def test_a_stage_1_checkpoint_feeds_stage_2_by_declaration(build: Build):
     stage_1, stage_2 = build("MODEL.SEGMENTER.ENABLED", False), build()
     randomise(stage_1)

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ import torch
 from detectron2.utils import comm
 
 from loupe.checkpoint import read_torch
-from loupe.trainer import LoupeTrainer
+from loupe.trainer import LoupeTrainer, signals
 from loupe.trainer.signals import SIGNALS, Stopped, StopRequest, StopsEvaluation
 from research.reliability.kill_resume import left_behind
 from tests.test_child_processes import children_of, is_alive
@@ -142,6 +144,7 @@ def test_a_signal_saves_and_ends_the_run_with_the_usual_status(
 
     def call(*arguments: Any) -> Any:
         if trainer.iter == step:
+            assert signal.getsignal(number) != handler  # It would end the tests.
             os.kill(os.getpid(), number)
         return called(*arguments)
 
@@ -166,11 +169,11 @@ def test_the_same_request_may_come_twice_but_a_second_one_kills(monkeypatch):
     sent = []
     monkeypatch.setattr(signal, "signal", lambda *handler: sent.append(handler))
     monkeypatch.setattr(os, "kill", lambda *signalled: sent.append(signalled))
-    request._note(signal.SIGINT, None)
-    request._since += 3600  # However slowly this test runs.
-    request._note(signal.SIGTERM, None)
+    for number, now in ((signal.SIGINT, 100.0), (signal.SIGTERM, 100.0), (signal.SIGTERM, 101.9)):
+        monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda now=now: now))
+        request._note(number, None)
     assert (request.number, sent) == (signal.SIGINT, [])
-    request._since -= 2 * 3600
+    monkeypatch.setattr(signals, "time", SimpleNamespace(monotonic=lambda: 102.1))
     request._note(signal.SIGTERM, None)
     assert sent == [(signal.SIGTERM, signal.SIG_DFL), (os.getpid(), signal.SIGTERM)]
 
@@ -243,6 +246,8 @@ def parent(request):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # A shell's background jobs are born deaf to SIGINT.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     process.stdout.readline()
     yield process

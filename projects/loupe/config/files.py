@@ -51,7 +51,7 @@ def _read(path: Path, above: tuple[Path, ...], remaining: Iterator[int]) -> dict
 
 
 def _load(path: Path) -> dict[str, Any]:
-    if "://" in str(path) or not path.is_file():
+    if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     if path.stat().st_size > MOST_BYTES:
         raise ConfigError(f"{path}: larger than {MOST_BYTES} bytes; this is no configuration")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import torch
 from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from loupe.data.training import steady
 from loupe.data.training.steady import SteadyLoader
+from tests.limited_time import within
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +86,32 @@ class Faulty(Fragile):
 def test_errors_of_the_data_set_are_not_swallowed(tmp_path):
     with pytest.raises(RuntimeError, match="a fault"):
         load(Faulty(tmp_path, 0))
+
+
+class Pictures(Fragile):
+    """Twelve tensors, some in containers."""
+
+    def __getitem__(self, index: int) -> dict:
+        empty, image = torch.zeros(0, 3), torch.full((3, 40, 50), index, dtype=torch.uint8)
+        return {"number": index, "image": image, "boxes": empty, "views": [{"image": image + 100}]}
+
+
+def with_little_shared_memory(worker: int) -> None:
+    """For a worker: whatever shared memory it makes cannot hold a picture, as if that were full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+
+
+def test_without_shared_memory_batches_take_another_way_and_are_the_same(tmp_path, caplog):
+    steady._say_once.cache_clear()
+    dataset = Pictures(tmp_path, 0)
+    found = []
+    for begin in (None, with_little_shared_memory):
+        loader = SteadyLoader(dataset, 4, num_workers=2, collate_fn=list, worker_init_fn=begin)
+        with within(120), caplog.at_level(logging.WARNING, steady.__name__):
+            found.append([item for batch in loader for item in batch])
+        assert caplog.text.count("too little shared memory") == (begin is not None)
+    for plain, piped in zip(*found, strict=True):
+        assert plain["number"] == piped["number"]
+        assert torch.equal(plain["image"], piped["image"])
+        assert torch.equal(plain["views"][0]["image"], piped["views"][0]["image"])
+        assert piped["boxes"].shape == (0, 3)

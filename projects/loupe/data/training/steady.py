@@ -4,20 +4,26 @@ A worker process can be killed: by the kernel when memory runs out, or by a deco
 PyTorch then ends the run. Here the images of the lost batch are read one by one, each in a worker
 of its own, and new workers go on behind them, so that the batches are those of an undisturbed run.
 An image that takes two more workers along counts as unreadable.
+
+Workers hand tensors over in shared memory. Where there is too little (a container has 64 MB unless
+it is told otherwise), PyTorch notices in the worker's thread that sends: the batch is gone, and
+whoever waits for it waits for ever. Here such a batch goes through the worker's pipe.
 """
 
 from __future__ import annotations
 
 import logging
+import pickle
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 # Workers that one image may take along, after the batch that it was in.
 _ATTEMPTS = 2
@@ -42,6 +48,11 @@ class SteadyLoader(DataLoader):
 
     Its dataset is a `SteadyDataset`; its sampler gives the same draws each time it is iterated.
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Takes what a DataLoader takes."""
+        super().__init__(*arguments, **options)
+        self.collate_fn = _Collate(self.collate_fn)
 
     def __iter__(self) -> Any:  # PyTorch's type of it is private.
         """Batches (lists of items) in order, each once."""
@@ -95,7 +106,65 @@ class SteadyLoader(DataLoader):
 
     def _started(self, start: Any) -> Iterator[list[dict[str, Any]]]:
         with _no_handler_of_children():
-            return start()
+            return map(_received, start())
+
+
+class _Piped(NamedTuple):
+    """A batch for which there was no shared memory.
+
+    Attributes:
+        content: The batch, for the pipe.
+        reason: Why it goes there.
+    """
+
+    content: bytes
+    reason: str
+
+
+class _Collate:
+    """Collates; in a worker also moves the tensors to shared memory, where failing is noticed."""
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, items: list[Any]) -> Any:
+        batch = self.collate(items)
+        if get_worker_info() is None:
+            return batch
+        try:
+            for tensor in _tensors(batch):
+                tensor.share_memory_()
+        except (RuntimeError, OSError) as error:
+            return _Piped(pickle.dumps(batch), str(error).splitlines()[0])
+        return batch
+
+
+def _tensors(content: Any) -> Iterator[torch.Tensor]:
+    """Those on the CPU in containers of containers that hold a number at all."""
+    if isinstance(content, torch.Tensor):
+        if content.device.type == "cpu" and content.numel():
+            yield content
+    elif isinstance(content, dict):
+        yield from _tensors(list(content.values()))
+    elif isinstance(content, list | tuple):
+        for part in content:
+            yield from _tensors(part)
+
+
+def _received(batch: Any) -> Any:
+    if not isinstance(batch, _Piped):
+        return batch
+    _say_once(batch.reason.partition(" </")[0])
+    return pickle.loads(batch.content)  # Of a process of ours.
+
+
+@cache
+def _say_once(reason: str) -> None:
+    _logger.warning(
+        "There is too little shared memory for images (%s): they take a slower way. Make /dev/shm "
+        "larger (docker run --shm-size 1g), or have fewer workers",
+        reason,
+    )
 
 
 @contextmanager
