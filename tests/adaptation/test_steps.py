@@ -243,12 +243,23 @@ def test_one_bad_step_is_skipped_and_does_not_end_the_run(tiny_model: Loupe, mak
     json.dumps(adaptation.summary.as_json(), allow_nan=False)
 
 
-def test_a_gradient_that_is_not_finite_skips_the_step(tiny_model: Loupe, make_item: MakeItem):
+@pytest.mark.parametrize(
+    "loss",
+    [
+        # Its value is 0, its slope infinite times 0.
+        lambda logits: (logits * 0).abs().sqrt().sum(),
+        # Its slope is 1.
+        lambda logits: logits.sum() + math.inf,
+    ],
+    ids=["gradient", "loss"],
+)
+def test_a_gradient_or_a_loss_alone_that_is_not_finite_skips_the_step(
+    loss: Callable[[Tensor], Tensor], tiny_model: Loupe, make_item: MakeItem
+):
     criterion = tiny_model.mask_criterion
 
     def kinked(outputs: Any, *rest: Any) -> dict[str, Tensor]:
-        # Its value is 0, its slope infinite times 0.
-        return {"loss": (outputs[-1].mask_logits * 0).abs().sqrt().sum()}
+        return {"loss": loss(outputs[-1].mask_logits)}
 
     kinked.class_weights = criterion.class_weights
     tiny_model.mask_criterion = kinked

@@ -128,6 +128,7 @@ def test_the_rows_of_an_undisturbed_run_are_counted_once(undisturbed):
     [
         (signal.SIGTERM, "step"),
         (signal.SIGINT, "evaluation"),
+        (signal.SIGINT, "evaluation between checkpoints"),
         (signal.SIGUSR1, "last evaluation"),
     ],
 )
@@ -138,6 +139,7 @@ def test_a_signal_saves_and_ends_the_run_with_the_usual_status(
     owner, name, step = {
         "step": (trainer._trainer, "run", 4),
         "evaluation": (trainer, "test", 5),
+        "evaluation between checkpoints": (trainer, "test", 2),
         "last evaluation": (trainer, "test", 10),
     }[where]
     called = getattr(owner, name)
@@ -154,7 +156,7 @@ def test_a_signal_saves_and_ends_the_run_with_the_usual_status(
         trainer.train()
     assert status.value.code == 128 + number
     assert signal.getsignal(number) is handler
-    expected = {4: "model_0000004.pth", 5: "model_0000005.pth", 10: "model_final.pth"}[step]
+    expected = "model_final.pth" if step == 10 else f"model_000000{step}.pth"
     assert (folder / "output" / "last_checkpoint").read_text() == expected
     rest = start(folder, resume=True)
     assert rest.start_iter == min(step + 1, 10)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from loupe.checkpoint import load_weights, read_torch
 from loupe.trainer import LoupeTrainer
@@ -183,9 +184,12 @@ def test_without_a_checkpoint_that_is_whole_the_run_does_not_start_again_in_sile
         train(toy_config(folder), resume=True)
 
 
-@pytest.mark.parametrize("content", [b"", b"model_0000009.pth", b"../model_final.pth", b"\xff\0"])
+@pytest.mark.parametrize(
+    "content", [b"", b"model_0000009.pth", b"../model_final.pth", b"\xff\0", b"long" * 2000]
+)
 def test_a_damaged_last_checkpoint_leads_to_the_newest(folder, content, caplog):
     train(toy_config(folder, "SOLVER.CHECKPOINT_PERIOD", 2), stop_at=2)
+    (folder / "model_final.pth").touch()
     (folder / "output" / "last_checkpoint").write_bytes(content)
     rest = train(toy_config(folder, "SOLVER.CHECKPOINT_PERIOD", 2), resume=True)
     assert rest.start_iter == 2
@@ -200,7 +204,42 @@ def test_another_run_in_the_same_folder_loses_nothing_and_is_not_resumed(folder)
     names = [f"model_000000{number}.pth" for number in (1, 2, 3)]
     assert sorted(path.name for path in (folder / "output").glob("model_0*")) == names
     (folder / "output" / "last_checkpoint").unlink()
+    # A longer run left it, long ago.
+    longer = folder / "output" / "model_0000009.pth"
+    longer.write_bytes((folder / "output" / names[0]).read_bytes())
+    os.utime(longer, (1, 1))
     assert train(toy_config(folder, *options), resume=True).start_iter == 4
+    assert longer.exists()
+
+
+def test_rows_of_a_run_without_a_checkpoint_are_taken_back_and_new_ones_are_on_the_disk(
+    folder, monkeypatch
+):
+    rows, synced = folder / "output" / "metrics.json", []
+    rows.parent.mkdir(exist_ok=True)
+    rows.write_text('{"iteration": 0, "of": "a killed run"}\n')
+
+    def note(handle: int) -> None:
+        about = os.fstat(handle)
+        synced.append((about.st_ino, about.st_size))
+
+    monkeypatch.setattr(os, "fsync", note)
+    train(toy_config(folder), resume=True)
+    assert "killed" not in rows.read_text()
+    assert (rows.stat().st_ino, rows.stat().st_size) in synced
+
+
+def test_curves_are_on_their_way_before_a_checkpoint_says_so(folder, monkeypatch):
+    done = []
+
+    def write(content: object, path: Path) -> None:
+        done.append("checkpoint")
+
+    monkeypatch.setattr(SummaryWriter, "flush", lambda writer: done.append("curves"))
+    monkeypatch.setattr("loupe.trainer.checkpointing.write_torch", write)
+    # The first row follows the first evaluation.
+    train(evaluating(folder, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.MAX_ITER", 3))
+    assert done == ["checkpoint", "checkpoint", "curves", "checkpoint", "curves", "checkpoint"]
 
 
 def test_resuming_with_other_weights_names_every_key_that_does_not_fit(folder):
