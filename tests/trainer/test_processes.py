@@ -19,6 +19,7 @@ import torch
 from torch.multiprocessing import ProcessExitedException
 
 from loupe.trainer import launch
+from loupe.trainer.processes import process_group
 from loupe.trainer.signals import SIGNALS
 from tests.trainer.toy import leave_in_turn, train_and_save
 
@@ -156,6 +157,16 @@ def test_a_process_that_fails_by_itself_is_an_error_not_a_signal(monkeypatch):
     monkeypatch.setattr("torch.multiprocessing.start_processes", lambda *_, **__: Context())
     with pytest.raises(ProcessExitedException):
         launch(print, Namespace(num_gpus=2, num_machines=1))
+
+
+def test_more_processes_than_devices_are_an_error_before_they_meet(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.set_device", lambda number: None)
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: pytest.fail("met"))
+    group = process_group(rank=0, local_rank=0, world_size=2, local_size=2, url="file:///none")
+    with pytest.raises(RuntimeError, match="2 processes on a machine with 1 CUDA devices"), group:
+        pass
 
 
 def test_more_processes_than_images_in_a_batch_are_an_error(folder, monkeypatch):
