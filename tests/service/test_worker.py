@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +24,7 @@ from loupe.modeling import ForgeryExpert
 from loupe.service.description import describe
 from loupe.service.model import ModelBuild
 from loupe.service.store import UPLOAD
-from loupe.service.worker import Made, predict_jobs
+from loupe.service.worker import Made, predict_jobs, serve_jobs
 from loupe.structures import Prediction
 from tests.commands.test_expert import CONFIG as EXPERT
 from tests.inference.conftest import predictor, write_image
@@ -83,3 +85,17 @@ def test_an_expert_is_served_with_its_facts_and_a_text(
     facts = measure(image, prediction, file=(folder / UPLOAD).read_bytes())
     assert [one["sentence"] for one in result["facts"]] == [one.sentence for one in facts]
     assert result["text"] == {"text": "64 pixels wide", "complete": True, "warnings": ["none"]}
+
+
+def tell_what_is_ignored() -> Made:
+    raise RuntimeError(signal.getsignal(signal.SIGUSR1).name)
+
+
+def test_a_worker_leaves_signals_to_its_parent():
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    worker = context.Process(target=serve_jobs, args=(there, tell_what_is_ignored))
+    worker.start()
+    assert here.poll(120)
+    assert here.recv().error == "RuntimeError: SIG_IGN"
+    worker.join()

@@ -206,3 +206,24 @@ def test_an_image_that_kills_its_workers_is_skipped_in_training_and_an_error_in_
     items = [item for batch in test for item in batch]
     assert ["error" in item for item in items] == [False] * 6 + [True, False]
     assert items[6]["ground_truth"].label == 0
+
+
+class _Listening:
+    """A mapper; an item says whether its worker minds the scheduler's signal."""
+
+    def __init__(self, mapper) -> None:
+        self.mapper = mapper
+
+    def __call__(self, entry: dict) -> dict:
+        minds = signal.getsignal(signal.SIGUSR1) is not signal.SIG_IGN
+        return self.mapper(entry) | {"minds": minds}
+
+
+def test_workers_of_training_and_of_evaluation_leave_signals_to_their_parent(
+    train_cfg, cfg, folder
+):
+    train_cfg.DATALOADER.NUM_WORKERS = 1
+    train, test = build_train_loader(train_cfg), build_test_loader(cfg, str(folder))
+    for loader in (train, test):
+        loader.dataset.mapper = _Listening(loader.dataset.mapper)
+        assert [item["minds"] for item in next(iter(loader))] == [False] * loader.batch_size
