@@ -137,6 +137,8 @@ def test_a_number_as_text_stays_a_number(text: str):
 
 def test_markdown_escapes_what_is_markup_or_ends_a_cell():
     assert markdown_text("<script>|\n&") == "&lt;script&gt;\\| &amp;"
+    # A terminal that shows a report obeys what begins with these.
+    assert markdown_text("a\x1b[2J\x9b1m\x7f") == r"a\\x1b[2J\\x9b1m\\x7f"
 
 
 def test_a_markdown_table_has_a_line_for_each_row():

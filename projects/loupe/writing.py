@@ -31,6 +31,8 @@ _held: set[int] = set()
 # Spreadsheets take a cell that begins so for a formula.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# Commands to a terminal begin with one of these, and a file's name may hold them.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class OutputError(ValueError):
@@ -253,6 +255,16 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def printable(text: str) -> str:
+    r"""Text that a terminal shows and does not obey; lines and tabs stay.
+
+    Example:
+        >>> print(printable("clear\x1b[2J.png"))
+        clear\x1b[2J.png
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def markdown_text(text: object) -> str:
     """Text that stays text in Markdown and in a cell of its tables.
 
@@ -260,8 +272,9 @@ def markdown_text(text: object) -> str:
         >>> print(markdown_text("<b>"))
         &lt;b&gt;
     """
-    escaped = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return escaped.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("\r", " ")
+    shown = printable(str(text).replace("\n", " ").replace("\r", " "))
+    escaped = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("\\", "\\\\").replace("|", "\\|")
 
 
 def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:

@@ -63,6 +63,7 @@ def test_tools_are_doors_of_a_few_lines():
         (["predict", "--output", "o", "SEED", "1"], "there is no INPUT before KEY VALUE"),
         (["predict", "no.jpg", "--output", "o"], "no.jpg: there is no such file or folder"),
         (["predict", "*.nothing", "--output", "o"], "no file fits the pattern"),
+        (["predict", "\x1b]2;x\x07.jpg", "--output", "o"], r"error: \x1b]2;x\x07.jpg: there is no"),
         (
             ["predict", "a.jpg", "--output", "o", "MODEL.DEVISE", "cpu"],
             "MODEL.DEVISE. Did you mean MODEL.DEVICE?",
@@ -80,6 +81,12 @@ def test_a_mistake_is_one_line_and_status_2(words: list[str], message: str, caps
     assert error.startswith("error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_names_from_a_closed_stdin_are_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["predict", "--files-from", "-", "--json"]) == 2
+    assert capsys.readouterr().err == "error: stdin is closed; give --files-from a file\n"
 
 
 @pytest.mark.parametrize(

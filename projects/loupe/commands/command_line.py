@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from loupe.model_zoo import CONFIGS
 from loupe.threads import sleep_while_waiting, use_threads
+from loupe.writing import printable
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -133,7 +134,7 @@ def run_command(
 
 def fail(message: str) -> int:
     """Prints an error; returns the exit status for it."""
-    print(f"error: {message}", file=sys.stderr)
+    print(printable(f"error: {message}"), file=sys.stderr)
     return 2
 
 

@@ -82,6 +82,8 @@ def inputs_of(arguments: argparse.Namespace) -> list[str]:
     inputs = list(arguments.inputs)
     if arguments.files_from:
         source = arguments.files_from
+        if source == "-" and sys.stdin is None:
+            raise UsageError("stdin is closed; give --files-from a file")
         # Names may hold any bytes.
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         lines = data.split(b"\0" if b"\0" in data else b"\n")
