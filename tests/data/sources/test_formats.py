@@ -193,7 +193,7 @@ def test_windows_paths_of_a_manifest_are_read(tmp_path):
         (b"image\na.png\nC:\\x\\b.png\n", r"line 3: C:.x.b\.png is on another machine"),
         ("image\na.png\n".encode("utf-16-le"), "line 1 is no text in UTF-8"),
         (b"image\na.png\nb\0.png\n", "line 1 is no text|line 3: image is"),
-        (b"image\n" + b"a.png\n" * 2000 + b"b\0.png\n", "line 2002: image is"),
+        (b"image\n" + b"a.png\n" * 2000 + b"b\0.png\n", r"line 2002(: image is| is no CSV)"),
         (b"image\n" + b"x" * 200_000, "line 2 is no CSV .*field larger"),
     ],
 )

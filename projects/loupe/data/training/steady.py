@@ -27,8 +27,9 @@ from torch.utils.data import DataLoader, get_worker_info
 
 # Workers that one image may take along, after the batch that it was in.
 _ATTEMPTS = 2
-# How PyTorch's message begins; errors of the data set's own code, raised anew, begin otherwise.
+# How PyTorch's message of a lost worker begins, and that of an error of the data set's own code.
 _LOST = "DataLoader worker (pid"
+_RAISED = "Caught "
 
 _logger = logging.getLogger(__name__)
 
@@ -65,8 +66,8 @@ class SteadyLoader(DataLoader):
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if not str(error).startswith(_LOST):
+            except Exception as error:
+                if not _is_loss(error):
                     raise
                 _logger.warning("%s; its batch is read again in new workers", error)
                 sampler = self.batch_sampler
@@ -84,8 +85,8 @@ class SteadyLoader(DataLoader):
             try:
                 ((item,),) = self._started(self._like_this([[draw]], 1).__iter__)
                 return item
-            except RuntimeError as error:
-                if not str(error).startswith(_LOST):
+            except Exception as error:
+                if not _is_loss(error):
                     raise
                 reason = str(error)
         dataset = cast(SteadyDataset, self.dataset)
@@ -107,6 +108,16 @@ class SteadyLoader(DataLoader):
     def _started(self, start: Any) -> Iterator[list[dict[str, Any]]]:
         with _no_handler_of_children():
             return map(_received, start())
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether a worker is lost.
+
+    One that is killed closes its connections a moment before it counts as dead. Who fetches a
+    tensor then sees an end or a missing socket, and PyTorch raises that.
+    """
+    is_cut = isinstance(error, EOFError | ConnectionError | FileNotFoundError)
+    return str(error).startswith(_LOST) or (is_cut and not str(error).startswith(_RAISED))
 
 
 class _Piped(NamedTuple):
