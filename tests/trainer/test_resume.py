@@ -166,6 +166,27 @@ def test_a_signal_saves_and_ends_the_run_with_the_usual_status(
         assert found[part] == expected, part
 
 
+def test_a_checkpoint_of_a_signal_is_written_before_a_process_may_leave(folder, monkeypatch):
+    trainer, seen = start(folder), []
+    monkeypatch.setattr(comm, "synchronize", lambda: seen.append(trainer.checkpointer.saved))
+    trainer.stop.number = int(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        trainer.train()
+    assert seen[-1] == 0
+
+
+def test_an_evaluation_that_fails_costs_no_training(folder, monkeypatch):
+    trainer = start(folder, "SOLVER.CHECKPOINT_PERIOD", 3)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no memory for it")
+
+    monkeypatch.setattr(trainer, "test", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        trainer.train()
+    assert (folder / "output" / "last_checkpoint").read_text() == "model_0000002.pth"
+
+
 def test_the_same_request_may_come_twice_but_a_second_one_kills(monkeypatch):
     request = StopRequest()
     sent = []

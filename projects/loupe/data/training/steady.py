@@ -151,9 +151,9 @@ class _Collate:
 
 
 def _tensors(content: Any) -> Iterator[torch.Tensor]:
-    """Those on the CPU in containers of containers that hold a number at all."""
+    """Those on the CPU, in containers of containers too."""
     if isinstance(content, torch.Tensor):
-        if content.device.type == "cpu" and content.numel():
+        if content.device.type == "cpu":
             yield content
     elif isinstance(content, dict):
         yield from _tensors(list(content.values()))
