@@ -53,6 +53,16 @@ work += "from tests.test_child_processes import make_folder_and_wait\\n"
 work += "launch(make_folder_and_wait, sys.argv[1])"
 subprocess.run([sys.executable, "-c", work, sys.argv[1]], env=os.environ | told)
 """
+# A worker's thread that hands a tensor to a parent that has just been interrupted.
+INTERRUPTED = """
+import sys
+from loupe.child_processes import serve_parent
+serve_parent()
+try:
+    raise {error}("connection reset")
+except Exception:
+    sys.excepthook(*sys.exc_info())
+"""
 PROGRAMS = {
     "doctor": DOCTOR,
     "scoring": SCORING,
@@ -120,3 +130,10 @@ def test_a_killed_process_of_a_scoring_is_one_clear_error():
     with pytest.raises(RuntimeError, match="score again with fewer processes") as caught:
         list(scoring._run(["a", "b"], end_at_once, lambda done: None))
     assert isinstance(caught.value.__cause__, BrokenProcessPool)
+
+
+@pytest.mark.parametrize(("error", "is_said"), [("ConnectionResetError", 0), ("ValueError", 1)])
+def test_a_worker_says_nothing_of_a_parent_that_was_interrupted(error: str, is_said: int):
+    program = INTERRUPTED.format(error=error)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.count("Traceback") == is_said

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from multiprocessing import parent_process
+from types import TracebackType
 
 # Seconds between two looks at the parent.
 PERIOD = 1.0
@@ -29,6 +31,7 @@ def serve_parent() -> None:
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _except_lost_connections
     if not hasattr(signal, "sigtimedwait"):  # macOS: SIGTERM ends the worker, whoever sent it.
         follow_parent()
         return
@@ -37,6 +40,17 @@ def serve_parent() -> None:
     parent = parent_process()
     arguments = (_is_alive(), None if parent is None else parent.pid)
     threading.Thread(target=_end_when_told, args=arguments, daemon=True).start()
+
+
+def _except_lost_connections(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Says nothing where the parent ended in the middle of taking a batch: it has said why.
+
+    The thread that hands tensors over would print this otherwise, behind the parent's last line.
+    """
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _is_alive() -> Callable[[], bool]:

@@ -1,4 +1,4 @@
-"""Measures large photographs by windows and shrunk view, with forgeries of 200 px pasted in.
+"""Measures large photographs by windows and shrunk view, with forgeries pasted in.
 
     python -m research.detector.tiles measure output/pool/valid_originals.csv output/valid.jsonl
     python -m research.detector.tiles fit output/valid.jsonl output/tile_rule.json
@@ -7,8 +7,8 @@
 `measure` writes a line for each version of each photograph, as soon as it is measured: scores of
 the overview and of all windows, and how well each map finds the forgery. Versions: the whole file;
 its centre of 1536 px; that centre stored as JPEG 85. Each is authentic, and with a disc of
-irregular outline of 200 px, from the next photograph (splice) or from elsewhere in the same one
-(copy), pasted before the storing of the third version.
+irregular outline of `--diameter` px pasted in, from the next photograph (splice) or from elsewhere
+in the same one (copy), before the storing of the third version.
 
 `fit` fits the numbers of a `TileRule`, half of the weight on authentic versions; the operating
 point is what 5% of them reach but no less than `--least`, the lower end of the band what 20% reach.
@@ -38,7 +38,7 @@ from research.detector.measure import read_stored
 
 DIAMETER = 200
 CENTRE = 1536
-SHARES = (0.0, 0.5, 1.0)
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _BINS = 1000
 
 
@@ -87,21 +87,25 @@ class Cut:
         return maker.result
 
 
-def blob(random: np.random.Generator) -> np.ndarray:
+def blob(random: np.random.Generator, diameter: int = DIAMETER) -> np.ndarray:
     """(d, d) float32 in [0, 1]: a disc of irregular outline, its border soft over two pixels."""
-    side = DIAMETER + 8
+    side = diameter + 8
     y, x = np.mgrid[:side, :side] - side / 2
     angle = np.arctan2(y, x)
-    radius = np.full(angle.shape, 0.42 * DIAMETER)
+    radius = np.full(angle.shape, 0.42 * diameter)
     for order in range(2, 6):
         wave = np.cos(order * angle + random.uniform(0, 2 * np.pi))
-        radius += 0.16 * DIAMETER / order**1.5 * random.uniform(-1, 1) * wave
+        radius += 0.16 * diameter / order**1.5 * random.uniform(-1, 1) * wave
     inside = (np.hypot(y, x) < radius).astype(np.float32)
     return cv2.GaussianBlur(inside, (0, 0), 0.8)
 
 
 def paste(
-    pixels: np.ndarray, donor: np.ndarray, random: np.random.Generator, apart: bool
+    pixels: np.ndarray,
+    donor: np.ndarray,
+    random: np.random.Generator,
+    apart: bool,
+    diameter: int = DIAMETER,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A forged image and its mask (H, W) bool.
 
@@ -110,8 +114,9 @@ def paste(
         donor: of the photograph that the disc comes from.
         random: draws outline and places.
         apart: Whether the two places must not overlap: a copy.
+        diameter: of the disc, in pixels.
     """
-    alpha = blob(random)
+    alpha = blob(random, diameter)
     side = len(alpha)
     while True:
         top, left = (int(random.integers(0, s - side)) for s in pixels.shape[:2])
@@ -145,7 +150,7 @@ def measure(
     for number, file in enumerate(files):
         pixels, donor = read_stored(str(file)), read_stored(str(files[(number + 1) % len(files)]))
         versions = {"whole": pixels}
-        if min(pixels.shape[:2]) > CENTRE and "centre" in arguments.versions:
+        if min(pixels.shape[:2]) > CENTRE and {"centre", "jpeg85"} & set(arguments.versions):
             top, left = ((side - CENTRE) // 16 * 8 for side in pixels.shape[:2])
             centre = pixels[top : top + CENTRE, left : left + CENTRE].copy()
             versions |= {"centre": centre, "jpeg85": centre}
@@ -172,7 +177,7 @@ def rows_of(
     yield row_of(file, version, "authentic", cut, None)
     forgeries = (("splice", donor), ("copy", pixels))
     for kind, source in forgeries[: arguments.forgeries]:
-        forged, mask = paste(pixels, source, random, kind == "copy")
+        forged, mask = paste(pixels, source, random, kind == "copy", arguments.diameter)
         yield row_of(file, version, kind, cut.changed(stored(forged)), mask)
 
 
@@ -316,6 +321,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     one.add_argument("output", type=Path)
     one.add_argument("--model", default="tiny")
     one.add_argument("--versions", nargs="+", default=["whole", "centre", "jpeg85"])
+    one.add_argument("--diameter", type=int, default=DIAMETER, help="of forgeries, in pixels")
     one.add_argument("--megapixels", type=float, nargs=2, default=(0, 1e9))
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--scores-only", dest="maps", action="store_false", help="no maps")
