@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -128,6 +129,14 @@ def test_a_place_that_cannot_be_written_to_is_said_before_anything_is_done(
     out, error = capsys.readouterr()
     assert error.splitlines()[-1].startswith(f"error: {file}/out: cannot be written to")
     assert out == ""
+
+
+def test_a_full_disk_is_one_line_with_what_to_do(capsys):
+    def write(_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert run_command("x", "", lambda parser: None, write, []) == 2
+    assert "No space left on device; free space and run" in capsys.readouterr().err
 
 
 def test_a_fault_of_ours_keeps_its_traceback():

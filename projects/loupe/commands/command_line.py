@@ -12,6 +12,7 @@ they need when they run.
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ INTERRUPTED = 130  # What shells give for SIGINT.
 # Keys without a dot are few; the others look like no file that cameras or people name.
 _KEY = re.compile(r"OUTPUT_DIR|SEED|CUDNN_BENCHMARK|VIS_PERIOD|[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
 _FILE_ENDINGS = re.compile(r"\.(JPE?G?|PNG|TIFF?|BMP|WEBP|GIF|P[GP]M|HEI[CF]|AVIF|CSV|JSONL?)$")
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FREE_SPACE = "free space and run it again (with --resume, where the command has that)"
 # Modules that are installed beside Loupe, and how.
 _REMEDIES = {
     "detectron2": "python -m loupe.install_detectron2",
@@ -121,7 +124,8 @@ def run_command(
     try:
         return run(parse(name, documentation, add_arguments, words))
     except (ValueError, OSError) as error:
-        return fail(str(error))
+        full = isinstance(error, OSError) and error.errno in _DISK_IS_FULL
+        return fail(f"{error}; {_FREE_SPACE}" if full else str(error))
     except ModuleNotFoundError as error:
         remedy = _REMEDIES.get(error.name or "")
         if remedy is None:
