@@ -29,8 +29,8 @@ from loupe.modeling.postprocessing import turn_map
 
 # Side in pixels of a JPEG's block, on whose grid windows begin.
 GRID = 8
-# Fraction of the overview in the forgery map. Of forgeries of 200 px in 7 to 11 megapixels windows
-# alone find more (best F1 .96) than the mean of both (.66); large ones need the overview.
+# Fraction of the overview in the forgery map: highest mean of the best F1 on 35 photographs for
+# validation (weights/README.md). Windows find small forgeries, the overview large ones and copies.
 OVERVIEW_SHARE = 0.25
 # Rows of the image that are resized at a time.
 _BAND = 256
