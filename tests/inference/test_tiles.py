@@ -175,6 +175,22 @@ def test_a_cut_image_is_judged_by_its_own_operating_point():
     assert RULE.judge(0.5, seen, 64, windows).probability == pytest.approx(0.5)
 
 
+def test_the_map_of_a_cut_image_is_taken_down_where_the_image_is_called_authentic(
+    large: LoupePredictor, monkeypatch
+):
+    pixels = np.random.default_rng(0).integers(0, 256, (128, 300, 3), np.uint8)
+    monkeypatch.setattr(large, "_mask_from", 0.3)
+    maps = {}
+    for offset in (-50.0, 50.0):
+        rule = RULE._replace(tiles=TILE_RULE._replace(offset=offset))
+        monkeypatch.setattr(large, "rule", rule)
+        prediction = large(pixels)
+        maps[prediction.verdict] = prediction.forgery_map
+    # What has been .5 is .3, the level from which the model had raised it.
+    odds = maps["forged"] / (1 - maps["forged"]) * 0.3 / 0.7
+    np.testing.assert_allclose(maps["authentic"], odds / (1 + odds), rtol=1e-5)
+
+
 def test_a_rule_for_cut_images_survives_its_file():
     rule = RULE._replace(tiles=TILE_RULE)
     assert rule_of(rule.as_metadata()) == rule

@@ -32,9 +32,10 @@ from loupe.inference.tiles import (
     TiledMapper,
     TileScores,
     TileSettings,
+    lower_map,
     predict_views,
 )
-from loupe.inference.verdict import VerdictRule, rule_of
+from loupe.inference.verdict import AUTHENTIC, VerdictRule, rule_of
 from loupe.modeling.guarded import guarded
 from loupe.structures import Prediction, class_names
 
@@ -120,6 +121,7 @@ class LoupePredictor:
         self.model = build_model(cfg).eval()
         load_into(self.model, load_weights(weights), source=str(weights))
         self.mapper = ForgeryDatasetMapper(cfg, is_train=False)
+        self._mask_from = cfg.MODEL.SEGMENTER.MASK_FROM
         self.tiles = TileSettings.of(cfg)
         self.tiled_mapper = TiledMapper(cfg, is_train=False)
         self.tiled_mapper.tiles = self.tiles
@@ -168,7 +170,7 @@ class LoupePredictor:
         (output,) = predict_views(self.model, self.mapper, [item], self.tiles, progress)
         if "error" in output:
             raise ValueError(output["error"])
-        return _prediction(item, output, self.rule)
+        return _prediction(item, output, self.rule, self._mask_from)
 
     @torch.no_grad()
     def predict_many(
@@ -194,7 +196,7 @@ class LoupePredictor:
         model = guarded(self.model)
         for batch in self._loader(files, workers, self.tiled_mapper):
             outputs = predict_views(model, self.mapper, batch, self.tiles)
-            yield from named_predictions(batch, outputs, self.rule)
+            yield from named_predictions(batch, outputs, self.rule, self._mask_from)
 
     def loader(self, files: Sequence[str | Path], workers: int = 0) -> SteadyLoader:
         """Batches of TEST.IMS_PER_BATCH unlabelled items, in order; see `predict_many`.
@@ -219,10 +221,11 @@ def named_predictions(
     batch: list[dict[str, Any]],
     outputs: list[dict[str, Any]],
     rule: VerdictRule | None = None,
+    mask_from: float = 0.5,
 ) -> Iterator[FilePrediction]:
     """Each item's file and what the model gave for it, or the reason why it gave nothing."""
     for item, output in zip(batch, outputs, strict=True):
-        prediction = None if "error" in output else _prediction(item, output, rule)
+        prediction = None if "error" in output else _prediction(item, output, rule, mask_from)
         yield FilePrediction(
             item["file_name"], prediction, output.get("error", ""), item.get("warnings", ())
         )
@@ -277,7 +280,7 @@ def _pixels_of_pillow(image: Image.Image) -> tuple[np.ndarray, int]:
 
 
 def _prediction(
-    item: dict[str, Any], output: dict[str, Any], rule: VerdictRule | None
+    item: dict[str, Any], output: dict[str, Any], rule: VerdictRule | None, mask_from: float
 ) -> Prediction:
     patch_map = output["patch_map"]
     maps = output["forgery_map"].numpy(), None if patch_map is None else patch_map.numpy()
@@ -291,6 +294,8 @@ def _prediction(
     smaller_side = min(item["height"], item["width"])
     windows = () if scores is None else (scores.windows, scores.side**2)
     verdict = rule.judge(score, pixels, smaller_side, *windows)
+    if scores is not None and verdict.word == AUTHENTIC and mask_from != 0.5:
+        lower_map(found.forgery_map, mask_from)
     return found._replace(score=verdict.probability, verdict=verdict.word, reasons=verdict.reasons)
 
 

@@ -25,7 +25,7 @@ from detectron2.config import CfgNode
 
 from loupe.data.images.orientation import UPRIGHT, turn
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper
-from loupe.modeling.postprocessing import turn_map
+from loupe.modeling.postprocessing import shift_odds, turn_map
 
 # Side in pixels of a JPEG's block, on whose grid windows begin.
 GRID = 8
@@ -234,6 +234,21 @@ def predict_views(
         else output
         for item, output in zip(items, outputs, strict=True)
     ]
+
+
+def lower_map(forgery_map: np.ndarray, mask_from: float) -> None:
+    """Takes `shift_odds` back, in place, where the image as a whole is called authentic.
+
+    The model raises the map of each view that looks forged by itself, and of the many windows of
+    an authentic photograph some do.
+
+    Args:
+        forgery_map: (H, W) float32 in [0, 1].
+        mask_from: MODEL.SEGMENTER.MASK_FROM.
+    """
+    for top in range(0, len(forgery_map), _BAND):
+        band = forgery_map[top : top + _BAND]
+        band[...] = shift_odds(torch.from_numpy(band), 1 - mask_from).numpy()
 
 
 def _overview(item: Item) -> Item:
