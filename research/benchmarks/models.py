@@ -176,7 +176,11 @@ def _child(arguments: argparse.Namespace, side: str, part: str, precision: str) 
     paths = [str(arguments.release / "src"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"GOMP_SPINCOUNT": "2000", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
-        [*command, *arguments.opts], cwd=ROOT, env=environment, capture_output=True, text=True
+        [*command, "--opts", *arguments.opts],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise RuntimeError(f"{side}, {part}: {done.stderr[-2000:]}")
