@@ -178,7 +178,8 @@ def test_a_cut_image_is_judged_by_its_own_operating_point():
 def test_the_map_of_a_cut_image_is_taken_down_where_the_image_is_called_authentic(
     large: LoupePredictor, monkeypatch
 ):
-    pixels = np.random.default_rng(0).integers(0, 256, (128, 300, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(5, 250, (128, 300, 3), np.uint8)
+    monkeypatch.setattr(large, "model", brightness)
     monkeypatch.setattr(large, "_mask_from", 0.3)
     maps = {}
     for offset in (-50.0, 50.0):
