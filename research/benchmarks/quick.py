@@ -100,7 +100,7 @@ def moved(ratio: float, stored: float | None) -> str:
 def main() -> int:
     """Measures, compares or stores; returns the exit status."""
     parser = parser_of(__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=80)
     parser.add_argument("--update", action="store_true", help="store instead of comparing")
     parser.set_defaults(output=TABLE)
     arguments = parser.parse_args()
