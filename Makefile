@@ -62,7 +62,7 @@ lint: install ## check style and types
 bench: install ## measure the deformable-attention op
 	$(RUN) -m research.benchmarks.ms_deform_attn $(BENCH_OPTIONS)
 
-bench-quick: install ## say what became slower on this machine, in two minutes (--update stores)
+bench-quick: install ## say what became slower on this machine, in a minute (--update stores)
 	$(RUN) -m research.benchmarks.quick $(BENCH_OPTIONS)
 
 docs: install ## write the documentation site to output/site

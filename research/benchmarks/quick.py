@@ -1,4 +1,4 @@
-"""What became slower? Parts of Loupe against a stored table of the same machine, in two minutes.
+"""What became slower? Parts of Loupe against a stored table of the same machine, in a minute.
 
     python -m research.benchmarks.quick             compares; exit status 1 where a part is slower
     python -m research.benchmarks.quick --update    stores this machine's ratios

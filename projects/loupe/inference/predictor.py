@@ -294,7 +294,7 @@ def _prediction(
     smaller_side = min(item["height"], item["width"])
     windows = () if scores is None else (scores.windows, scores.side**2)
     verdict = rule.judge(score, pixels, smaller_side, *windows)
-    if scores is not None and verdict.word == AUTHENTIC and mask_from != 0.5:
+    if scores is not None and verdict.word == AUTHENTIC:
         lower_map(found.forgery_map, mask_from)
     return found._replace(score=verdict.probability, verdict=verdict.word, reasons=verdict.reasons)
 

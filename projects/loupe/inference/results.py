@@ -30,8 +30,6 @@ COLUMNS = (
 _PENDING = 4
 # Largest number of pixels that wait so; a larger image waits alone.
 _PENDING_PIXELS = 24_000_000
-# Rows whose channels are swapped at a time.
-_BAND = 256
 
 
 class Written(NamedTuple):
@@ -239,6 +237,6 @@ def _pictures(
     if "overlays" in kinds:
         drawn = np.require(read_image(image), requirements="W")
         overlay(drawn, forgery_map, THRESHOLD, out=drawn)
-        for band in np.array_split(drawn, -(-len(drawn) // _BAND)):
-            band[...] = band[..., ::-1]  # RGB to BGR
+        for row in drawn:  # OpenCV would copy the whole picture.
+            row[...] = row[:, ::-1]  # RGB to BGR
         yield "overlays", drawn
