@@ -4,7 +4,8 @@
 
 Each run is `tools/train_net.py` as a user starts it, on the quick configurations at 336 px, in a
 process of its own; runs of one and of several processes take turns, all with the same images a
-step. Steps after the first period count. The wait is the time a step waits for its batch.
+step. Steps after the first row of `metrics.json` count. The wait is the time a step waits for its
+batch.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from loupe.trainer.writers import PERIOD
 from research.measuring import machine, parser_of, write_results
 
 ROOT = Path(__file__).parents[2]
 STAGES = (1, 2)
-PERIOD = 20  # Detectron2 writes a line of metrics each so many steps, with medians over them.
 
 
 def train(arguments: argparse.Namespace, stage: int, processes: int) -> dict[str, float]:
@@ -83,7 +84,10 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
             str(count): {key: median(row[key] for row in taken) for key in taken[0]}
             for count, taken in rows.items()
         } | {
-            "step_ratio": median(b["step"] / a["step"] for a, b in zip(alone, several, strict=True))
+            "step_ratio": median(
+                b["step"] / a["step"] for a, b in zip(alone, several, strict=True)
+            ),
+            "rounds": {str(count): taken for count, taken in rows.items()},
         }
     return result
 
