@@ -21,7 +21,7 @@ from torch.multiprocessing import ProcessExitedException
 from loupe.trainer import launch
 from loupe.trainer.processes import process_group
 from loupe.trainer.signals import SIGNALS
-from tests.trainer.toy import leave_in_turn, train_and_save
+from tests.trainer.toy import end_badly, leave_in_turn, train_and_save
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,6 +116,12 @@ def test_no_process_leaves_while_another_still_works(tmp_path):
     start_processes(leave_in_turn, 2, tmp_path)
     left, done = (float((tmp_path / name).read_text()) for name in ("left0.txt", "done1.txt"))
     assert left >= done
+
+
+@pytest.mark.slow
+def test_a_process_whose_work_is_done_cannot_abort_while_its_interpreter_ends(tmp_path):
+    start_processes(end_badly, 2, tmp_path)
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["in order"] * 2
 
 
 @pytest.mark.parametrize("number", SIGNALS)

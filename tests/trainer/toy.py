@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -160,6 +163,23 @@ def leave_in_turn(arguments: Namespace) -> None:
     dist.destroy_process_group = note_and_leave
     time.sleep(1.5 * rank)
     (folder / f"done{rank}.txt").write_text(str(time.time()))
+
+
+class AbortsAtTheEnd:
+    """Stands in for a native thread that aborts while the interpreter is taken down."""
+
+    def __init__(self) -> None:
+        self.abort = os.abort
+
+    def __del__(self) -> None:
+        self.abort()
+
+
+def end_badly(arguments: Namespace) -> None:
+    """Entry point of a process: works well, and would abort in the interpreter's last moments."""
+    note = Path(arguments.folder) / f"ended{comm.get_rank()}.txt"
+    atexit.register(note.write_text, "in order")
+    sys.aborts_at_the_end = AbortsAtTheEnd()  # type: ignore[attr-defined]
 
 
 def count_exchanges(model: nn.Module) -> list[int]:
