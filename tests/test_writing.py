@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import errno
 import fcntl
+import io
 import json
+import logging
 import os
 import signal
 import stat
@@ -25,6 +27,7 @@ from loupe.writing import (
     UNFINISHED,
     OutputError,
     guard_cell,
+    keep_logs_printable,
     locked_folder,
     markdown_table,
     markdown_text,
@@ -225,3 +228,36 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path):
     (tmp_path / "out" / LOCK).symlink_to(tmp_path / "victim")
     with pytest.raises(OutputError), locked_folder(tmp_path / "out", "--output"):
         pass
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What a handler of `loupe`'s log writes, as in a program of ours."""
+    monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    for name in ("loupe", "another"):
+        logging.getLogger(name).addHandler(handler)
+    keep_logs_printable()
+    keep_logs_printable()
+    yield stream
+    for name in ("loupe", "another"):
+        logging.getLogger(name).removeHandler(handler)
+
+
+def test_the_log_shows_control_characters_of_names_and_of_errors(log):
+    logger = logging.getLogger("loupe.data.any")
+    logger.warning("%s: 100%% of %d\nsecond line", Path("clear\x1b[2J.png"), 3)
+    try:
+        raise ValueError("bell\a.png")
+    except ValueError:
+        logger.exception("failed")
+    assert "\x1b" not in log.getvalue()
+    assert "\a" not in log.getvalue()
+    assert "clear\\x1b[2J.png: 100% of 3\nsecond line\n" in log.getvalue()
+    assert "ValueError: bell\\x07.png" in log.getvalue()
+
+
+def test_the_log_of_others_stays_as_it_is(log):
+    logging.getLogger("another").warning("\x1b[1mbold\x1b[0m")
+    assert log.getvalue() == "\x1b[1mbold\x1b[0m\n"

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -217,6 +218,23 @@ def cut_name(name: str, plain: str, longest: int) -> str:
     return f"{plain.encode()[:longest].decode(errors='ignore')}-{digest}"
 
 
+# Bytes of a file's name, less than the 255 of most file systems: writing adds to it.
+_LONGEST_STEM = 200
+
+
+def plain_stem(name: str) -> str:
+    """A data set's name or path as that of a file, cut where file systems would refuse it.
+
+    Example:
+        >>> plain_stem("sets/casia.csv")
+        'sets_casia.csv'
+    """
+    plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    if len(plain.encode()) <= _LONGEST_STEM:
+        return plain
+    return cut_name(name, plain, _LONGEST_STEM)
+
+
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Writes a table, its text cells guarded by `guard_cell`; None becomes an empty cell."""
     with replacing(path, text=True) as file:
@@ -263,6 +281,28 @@ def printable(text: str) -> str:
         clear\x1b[2J.png
     """
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def keep_logs_printable() -> None:
+    """Lets the log show what names of files and messages of libraries hold, and not obey it.
+
+    For whole programs: it concerns each record of `loupe`'s loggers from now on.
+    """
+    make = logging.getLogRecordFactory()
+    if getattr(make, "keeps_printable", False):
+        return
+
+    def make_printable(*args: Any, **more: Any) -> logging.LogRecord:
+        record = make(*args, **more)
+        if record.name.split(".")[0] == "loupe":
+            record.msg, record.args = printable(record.getMessage()), None
+            if record.exc_info:
+                # A formatter takes this text in place of the traceback.
+                record.exc_text = printable(logging.Formatter().formatException(record.exc_info))
+        return record
+
+    make_printable.keeps_printable = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(make_printable)
 
 
 def markdown_text(text: object) -> str:

@@ -91,6 +91,15 @@ def test_an_evaluation_writes_scores_texts_and_pairs(tmp_path: Path):
     assert texts[0]["claims"]["cell"] == parse(text).cell == "upper left"
 
 
+def test_long_names_of_sets_that_end_alike_keep_files_of_their_own(tmp_path: Path):
+    for begins in ("first", "second"):
+        name = begins + "/" + 300 * "a"
+        evaluator = ExplanationEvaluator(name, output_dir=tmp_path, resamples=2)
+        evaluator.process([{"image_id": "a", "claims": TRUE}], [{"explanation": "", "complete": 1}])
+        evaluator.evaluate()
+    assert len(list((tmp_path / "inference").glob("*.texts.json"))) == 2
+
+
 def test_overlap_by_the_fields_libraries():
     pytest.importorskip("rouge_score")
     pytest.importorskip("pycocoevalcap")

@@ -358,6 +358,19 @@ def test_results_that_differ_from_the_expected_ones_fail_the_run(folder):
         LoupeTrainer.evaluate_weights(evaluating(folder, *weights, "TEST.EXPECTED_RESULTS", wrong))
 
 
+@pytest.mark.parametrize(
+    ("count", "entry"),
+    [(0, ["image", "AUC", 0.5, 0.5]), (2, ["image", "AUC", 0.5, 0.5]), (1, ["image/AUC", 0.5])],
+)
+def test_results_that_cannot_be_compared_fail_before_the_run(folder, count, entry):
+    sets = (str(folder / "manifest.csv"), "synthetic://valid?size=48&seed=1&count=4")[:count]
+    options = ("DATASETS.TEST", sets, "TEST.EXPECTED_RESULTS", [entry])
+    with pytest.raises(ValueError, match=r"TEST\.EXPECTED_RESULTS"):
+        LoupeTrainer(toy_config(folder, *options))
+    with pytest.raises(ValueError, match=r"TEST\.EXPECTED_RESULTS"):
+        LoupeTrainer.evaluate_weights(toy_config(folder, *options, "MODEL.WEIGHTS", "none.pth"))
+
+
 def test_several_test_sets_are_reported_by_their_names(folder):
     names = (str(folder / "manifest.csv"), "synthetic://valid?size=48&seed=1&count=4")
     trainer = train(evaluating(folder, "DATASETS.TEST", names))

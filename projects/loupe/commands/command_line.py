@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from loupe.model_zoo import CONFIGS
 from loupe.threads import sleep_while_waiting, use_threads
-from loupe.writing import printable
+from loupe.writing import keep_logs_printable, printable
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -120,6 +120,7 @@ def run_command(
     # File names may hold any bytes.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
+    keep_logs_printable()
     sleep_while_waiting()
     try:
         return run(parse(name, documentation, add_arguments, words))

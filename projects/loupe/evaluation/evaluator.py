@@ -19,10 +19,7 @@ from loupe.evaluation.records import RecordTable
 from loupe.evaluation.report import text_table
 from loupe.evaluation.results import Results, summarise
 from loupe.structures import GroundTruth
-from loupe.writing import cut_name, write_json
-
-# Bytes of a file's name, less than the 255 of most file systems: writing adds to it.
-LONGEST_STEM = 200
+from loupe.writing import plain_stem, write_json
 
 
 class EvaluationShard(NamedTuple):
@@ -39,14 +36,6 @@ class EvaluationShard(NamedTuple):
     pooled: PooledShard
     unreadable: dict[str, str]
     unlabelled: frozenset[str]
-
-
-def _file_stem(dataset_name: str) -> str:
-    """A data set's name or path as that of a file, cut where file systems would refuse it."""
-    plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in dataset_name)
-    if len(plain.encode()) <= LONGEST_STEM:
-        return plain
-    return cut_name(dataset_name, plain, LONGEST_STEM)
 
 
 class ForgeryEvaluator(DatasetEvaluator):
@@ -208,7 +197,7 @@ class ForgeryEvaluator(DatasetEvaluator):
         logger = logging.getLogger(__name__)
         logger.info("Evaluation of %s\n%s", self.dataset_name, text_table(self.results))
         if self.output_dir is not None:
-            stem = _file_stem(self.dataset_name)
+            stem = plain_stem(self.dataset_name)
             content = {"dataset": self.dataset_name} | self.results.as_json()
             write_json(self.output_dir / "inference" / f"{stem}.json", content)
         return OrderedDict(self.results.flat_groups())

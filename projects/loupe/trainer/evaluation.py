@@ -78,6 +78,28 @@ def adaptation_schedule(cfg: CfgNode) -> Callable[[float], float] | None:
     raise ValueError(f"ADAPTATION.SCHEDULE is {name!r}; use wsd or constant")
 
 
+def check_expected_results(cfg: CfgNode) -> None:
+    """Checks before a run what Detectron2 would stumble over after it.
+
+    Raises:
+        ValueError: `TEST.EXPECTED_RESULTS` cannot be compared with what the run will measure.
+    """
+    expected, sets = cfg.TEST.EXPECTED_RESULTS, cfg.DATASETS.TEST
+    if not expected:
+        return
+    if len(sets) != 1:
+        raise ValueError(
+            f"TEST.EXPECTED_RESULTS is {expected}, which is compared with one test set, and "
+            f"DATASETS.TEST names {len(sets)}; name one, or give TEST.EXPECTED_RESULTS '[]'"
+        )
+    for entry in expected:
+        if len(entry) != 4 or not all(isinstance(number, int | float) for number in entry[2:]):
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS holds {entry}; an entry is a group, a metric, the value "
+                'and its tolerance: ["image", "AUC", 0.9, 0.1]'
+            )
+
+
 def file_stem(dataset_name: str) -> str:
     """A data set's name or path as part of a file name, another one for each name."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in dataset_name)

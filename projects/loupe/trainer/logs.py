@@ -13,7 +13,7 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from loupe.writing import write_text
+from loupe.writing import keep_logs_printable, write_text
 
 
 def setup_run(cfg: CfgNode, arguments: Namespace) -> None:
@@ -26,6 +26,7 @@ def setup_run(cfg: CfgNode, arguments: Namespace) -> None:
         cfg: The frozen config.
         arguments: for the log; `eval_only` is read.
     """
+    keep_logs_printable()
     rank = comm.get_rank()
     for name in ("fvcore", "detectron2", "loupe"):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name)

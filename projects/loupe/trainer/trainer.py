@@ -32,7 +32,7 @@ from loupe.explanation.explainer import Explainer
 from loupe.trainer.averaging import WeightAverage
 from loupe.trainer.best import BestWeights
 from loupe.trainer.checkpointing import Checkpoints, LoupeCheckpointer
-from loupe.trainer.evaluation import evaluate_model, file_stem
+from loupe.trainer.evaluation import check_expected_results, evaluate_model, file_stem
 from loupe.trainer.panels import PanelCollector
 from loupe.trainer.processes import check_batch_size, data_parallel
 from loupe.trainer.randomness import seed_everything
@@ -70,6 +70,7 @@ class LoupeTrainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         check_config(cfg)
+        check_expected_results(cfg)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         precision = autocast_type(cfg)
         check_batch_size(cfg.SOLVER.IMS_PER_BATCH)
@@ -357,10 +358,12 @@ class LoupeTrainer(DefaultTrainer):
             Metrics; empty on all processes but the main one.
 
         Raises:
-            ValueError: there are no weights, or they do not fit the model.
+            ValueError: there are no weights, they do not fit the model, or the results that are
+                expected do not fit the test set.
         """
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS is empty: name the checkpoint to evaluate.")
+        check_expected_results(cfg)
         model = cls.build_model(cfg)
         load_into(model, load_weights(cfg.MODEL.WEIGHTS), source=cfg.MODEL.WEIGHTS)
         results = cls.test(cfg, model)

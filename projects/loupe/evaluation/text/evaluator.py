@@ -16,7 +16,7 @@ from loupe.evaluation.text.overlap import overlap_scores
 from loupe.evaluation.text.parsing import parse
 from loupe.evaluation.text.scores import Explained, Score, score
 from loupe.vocabulary import Claims
-from loupe.writing import write_json, write_text
+from loupe.writing import plain_stem, write_json, write_text
 
 _logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class ExplanationEvaluator(DatasetEvaluator):
     def _write(
         self, rows: list[Explained], overlap: dict[str, float], errors: dict[str, str]
     ) -> None:
-        stem = "".join(c if c.isalnum() or c in "._-" else "_" for c in self.dataset_name)[-80:]
+        stem = plain_stem(self.dataset_name)
         folder = Path(self.output_dir or ".") / "inference"
         metrics = {name: one._asdict() for name, one in self.scores.items()}
         content = {"dataset": self.dataset_name, "images": len(rows), "errors": errors}
