@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from loupe.writing import write_json
+
+ROOT = Path(__file__).parents[1]
 
 
 class Taken(NamedTuple):
@@ -69,6 +72,18 @@ def seconds(function: Callable[..., Any], *arguments: Any) -> tuple[Taken, Any]:
     result = function(*arguments)
     ended = Taken(time.process_time(), time.perf_counter())
     return Taken(ended.processor - begun.processor, ended.wall - begun.wall), result
+
+
+def output_of(command: Sequence[str], purpose: str, environment: Mapping[str, str]) -> str:
+    """What a command prints, run in the repository's root.
+
+    Raises:
+        RuntimeError: It failed; the message holds the end of what it wrote to stderr.
+    """
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{purpose}: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 def take_turns(

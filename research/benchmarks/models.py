@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -28,9 +27,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from research.measuring import machine, parser_of, peak_megabytes, seconds, write_results
+from research.measuring import (
+    ROOT,
+    machine,
+    output_of,
+    parser_of,
+    peak_megabytes,
+    seconds,
+    write_results,
+)
 
-ROOT = Path(__file__).parents[2]
 PARTS = ("inference", "stage 1", "stage 2")
 PRECISIONS = ("float32", "bfloat16")
 SIDE = 336
@@ -175,16 +181,8 @@ def _child(arguments: argparse.Namespace, side: str, part: str, precision: str) 
     command += ["--calls", str(arguments.calls), "--batch", str(arguments.batch)]
     paths = [str(arguments.release / "src"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"GOMP_SPINCOUNT": "2000", "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(
-        [*command, "--opts", *arguments.opts],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{side}, {part}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    output = output_of([*command, "--opts", *arguments.opts], f"{side}, {part}", environment)
+    return json.loads(output.splitlines()[-1])
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,24 +20,17 @@ from statistics import median
 from typing import Any
 
 from loupe.trainer.writers import PERIOD
-from research.measuring import machine, parser_of, write_results
+from research.measuring import ROOT, machine, output_of, parser_of, write_results
 
-ROOT = Path(__file__).parents[2]
 STAGES = (1, 2)
 
 
 def train(arguments: argparse.Namespace, stage: int, processes: int) -> dict[str, float]:
     """Medians of one run: seconds of a step and of its wait, images per second."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            _command(arguments, stage, processes, folder),
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT / "projects")},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise RuntimeError(f"stage {stage}, {processes} processes: {done.stderr[-2000:]}")
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "projects")}
+        purpose = f"stage {stage}, {processes} processes"
+        output_of(_command(arguments, stage, processes, folder), purpose, environment)
         lines = (Path(folder) / "metrics.json").read_text().splitlines()
     periods = [row for row in map(json.loads, lines) if row["iteration"] >= PERIOD]
     step = median(row["time"] for row in periods)
