@@ -121,7 +121,7 @@ def test_no_process_leaves_while_another_still_works(tmp_path):
 @pytest.mark.slow
 def test_a_process_whose_work_is_done_cannot_abort_while_its_interpreter_ends(tmp_path):
     start_processes(end_badly, 2, tmp_path)
-    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["in order"] * 2
+    assert [path.read_text() for path in sorted(tmp_path.iterdir())] == ["in order, to the end"] * 2
 
 
 @pytest.mark.parametrize("number", SIGNALS)

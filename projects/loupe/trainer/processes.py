@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -111,6 +112,8 @@ def _end_process() -> NoReturn:
     Threads of gloo outlive the group, because a distributed model that took a step holds it. Now
     and then one of them aborts a process whose work is done while its interpreter is taken down.
     """
+    # As the interpreter does: other threads end first, and what they registered runs.
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
