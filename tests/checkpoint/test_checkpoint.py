@@ -20,6 +20,7 @@ from loupe.checkpoint import (
     save_weights,
     to_released,
 )
+from loupe.commands import convert
 
 Build = Callable[..., Loupe]
 
@@ -71,7 +72,7 @@ def test_a_file_without_a_table_of_tensors_is_refused(content: object, tmp_path:
 # ---- Into a model
 
 
-def test_every_key_at_fault_is_named_and_nothing_is_changed(tiny_model: Loupe):
+def test_each_kind_of_key_at_fault_is_named_and_nothing_is_changed(tiny_model: Loupe):
     before, weights = weights_of(tiny_model), weights_of(tiny_model)
     weights = {name: value + 1 for name, value in weights.items()}
     del weights["backbone.vit.cls_token"], weights["segmenter.mask_decoder.norm.bias"]
@@ -79,8 +80,10 @@ def test_every_key_at_fault_is_named_and_nothing_is_changed(tiny_model: Loupe):
     weights["classifier.fusion.weight"] = torch.ones(1)
     with pytest.raises(CheckpointError) as caught:
         load_into(tiny_model, weights, source="stage1.pth")
-    assert str(caught.value).splitlines()[:-1] == [
-        "stage1.pth does not fit the model:",
+    first, *rest = str(caught.value).splitlines()
+    assert first.startswith("stage1.pth does not fit the model (2 missing, 2 unexpected, 1 missha")
+    assert "use the config the weights were trained with" in first
+    assert rest == [
         "  missing: backbone.vit.cls_token",
         "  missing: segmenter.mask_decoder.norm.bias",
         "  unexpected: classifier.extra",
@@ -88,6 +91,16 @@ def test_every_key_at_fault_is_named_and_nothing_is_changed(tiny_model: Loupe):
         "  misshapen: classifier.fusion.weight is (1,) in the file, (1, 37) in the model",
     ]
     assert_equal(weights_of(tiny_model), before)
+
+
+def test_the_weights_of_another_model_are_told_in_a_few_lines(tiny_model: Loupe):
+    weights = {f"language_model.{name}": value for name, value in weights_of(tiny_model).items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_into(tiny_model, weights, source="explainer.safetensors")
+    lines = str(caught.value).splitlines()
+    assert len(lines) <= 12
+    assert lines[0].startswith(f"explainer.safetensors does not fit the model ({len(weights)} miss")
+    assert lines[4] == f"  missing: {len(weights) - 3} more"
 
 
 def test_a_value_that_would_fill_a_parameter_does_not_fit_it(tiny_model: Loupe):
@@ -186,6 +199,17 @@ def test_unknown_released_keys_are_named(tiny_model: Loupe):
         from_released(released)
     assert "segmentor.surprise" in str(caught.value)
     assert "classifier.fuser.fused.weight" in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [[], ["--to-released"], ["--merge-adapters"]])
+def test_a_file_that_cannot_be_converted_is_named_in_one_line(options, tmp_path, capsys):
+    source = tmp_path / "another.safetensors"
+    save_weights({f"language_model.layers.{i}": torch.ones(1) for i in range(200)}, source)
+    assert convert.main([*options, str(source), str(tmp_path / "out.pt")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {source}: ")
+    assert len(line) < 600
+    assert "200 " in line or options == ["--merge-adapters"]
 
 
 @pytest.mark.parametrize(

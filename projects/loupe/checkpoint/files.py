@@ -21,7 +21,7 @@ from loupe.checkpoint.formats import (
     write_torch,
 )
 from loupe.checkpoint.released import from_original_encoder, is_original_encoder
-from loupe.checkpoint.weights import CheckpointError, Weights
+from loupe.checkpoint.weights import MOST_NAMED, CheckpointError, Weights
 from loupe.model_zoo import ShippedWeightsError, is_shipped, shipped_file
 
 if TYPE_CHECKING:
@@ -104,7 +104,8 @@ def load_into(
         source: Where the weights come from, for the message.
 
     Raises:
-        CheckpointError: Names all missing, unexpected and misshapen keys.
+        CheckpointError: Counts the missing, unexpected and misshapen keys, and names the first of
+            each.
     """
     own = module.state_dict()
     unknown = [part for part in new_parts if not any(k.startswith(part + ".") for k in own)]
@@ -120,19 +121,27 @@ def load_into(
         if k in weights and weights[k].shape != v.shape
     ]
     if missing or unexpected or misshapen:
-        lines = [f"{source} does not fit the model:"]
-        lines += [f"  missing: {k}" for k in missing]
-        lines += [f"  unexpected: {k}" for k in unexpected]
-        lines += [f"  misshapen: {k}" for k in misshapen]
-        lines += [
-            "Use the config the weights were trained with (MODEL.*, INPUT.SIZE); "
-            "MODEL.NEW_PARTS names parts that may be missing as a whole."
+        counts = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(misshapen)} misshapen"
+        lines = [
+            f"{source} does not fit the model ({counts} of its {len(own)} keys); use the config "
+            "the weights were trained with (--config-file, MODEL.*, INPUT.SIZE), or other weights; "
+            "MODEL.NEW_PARTS names parts that may be missing as a whole",
+            *_listed("missing", missing),
+            *_listed("unexpected", unexpected),
+            *_listed("misshapen", misshapen),
         ]
         raise CheckpointError("\n".join(lines))
     with torch.no_grad():
         for name, value in own.items():
             if name in weights:
                 value.copy_(weights[name])
+
+
+def _listed(what: str, keys: Sequence[str]) -> list[str]:
+    """A line for each of the first keys, and one that counts the others."""
+    more = len(keys) - MOST_NAMED
+    lines = [f"  {what}: {key}" for key in keys[:MOST_NAMED]]
+    return [*lines, f"  {what}: {more} more"] if more > 0 else lines
 
 
 def encoder_weights(path: str | Path, vit: Eva) -> Weights:
@@ -143,7 +152,10 @@ def encoder_weights(path: str | Path, vit: Eva) -> Weights:
     """
     weights = load_weights(path)
     if is_original_encoder(weights):
-        weights = from_original_encoder(weights)
+        try:
+            weights = from_original_encoder(weights)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
     ours = {k.removeprefix("backbone.vit."): v for k, v in weights.items() if "backbone.vit." in k}
     weights = ours or weights
     unused = ("head.", "rope.", *(f"blocks.{i}." for i in range(len(vit.blocks), 100)))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from loupe.checkpoint.weights import CheckpointError, Weights
+from loupe.checkpoint.weights import CheckpointError, Weights, first_of
 
 # Released Loupe (and, without its first word, the original Perception Encoder) -> ours.
 # `*` stands for a number. The first row that fits the beginning of a name is used.
@@ -149,7 +149,7 @@ def from_original_encoder(weights: Mapping[str, Tensor]) -> Weights:
     The text tower of a CLIP file and the final projection, which Loupe does not use, are left out.
 
     Raises:
-        CheckpointError: Names the keys that have no place.
+        CheckpointError: Names keys that have no place.
     """
     if "visual.conv1.weight" in weights:
         weights = {k[7:]: v for k, v in weights.items() if k.startswith("visual.")}
@@ -161,7 +161,7 @@ def from_released(weights: Mapping[str, Tensor]) -> Weights:
     """Renames the weights of released Loupe, consuming every key.
 
     Raises:
-        CheckpointError: Names the keys that no row of the table fits.
+        CheckpointError: Names keys that no row of the table fits.
     """
     rest = {k.removeprefix("loupe."): v for k, v in weights.items()}
     ours: Weights = {}
@@ -190,7 +190,9 @@ def from_released(weights: Mapping[str, Tensor]) -> Weights:
             value = value.reshape(1, -1, value.shape[-1])
         ours[renamed] = value
     if unknown:
-        raise CheckpointError("not a released Loupe; unknown keys:\n  " + "\n  ".join(unknown))
+        raise CheckpointError(
+            f"not a released Loupe: {len(unknown)} unknown keys, {first_of(unknown)}"
+        )
     return ours
 
 
@@ -198,7 +200,7 @@ def to_released(weights: Mapping[str, Tensor]) -> Weights:
     """The inverse of `from_released`.
 
     Raises:
-        CheckpointError: Names the keys that released Loupe has no place for (a box head, say).
+        CheckpointError: Names keys that released Loupe has no place for (a box head, say).
     """
     rest = dict(weights)
     theirs: Weights = {}
@@ -231,7 +233,9 @@ def to_released(weights: Mapping[str, Tensor]) -> Weights:
         else:
             theirs[renamed] = value
     if unknown:
-        raise CheckpointError("no place in released Loupe for:\n  " + "\n  ".join(unknown))
+        raise CheckpointError(
+            f"no place in released Loupe for {len(unknown)} keys, {first_of(unknown)}"
+        )
     return theirs
 
 
@@ -248,7 +252,8 @@ def _check_groups(weights: Mapping[str, Tensor], groups: Sequence[tuple[str, ...
         if stem + other not in weights
     ]
     if missing:
-        raise CheckpointError("keys are missing:\n  " + "\n  ".join(sorted(set(missing))))
+        names = sorted(set(missing))
+        raise CheckpointError(f"{len(names)} keys are missing, {first_of(names)}")
 
 
 def rename(name: str, table: Sequence[tuple[str, str]]) -> str | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loupe.checkpoint.files import load_weights
 from loupe.checkpoint.released import rename
-from loupe.checkpoint.weights import CheckpointError, Weights
+from loupe.checkpoint.weights import CheckpointError, Weights, first_of
 
 # Original SAM -> transformers' SamModel. `*` stands for a number; the first row that fits the
 # beginning of a name is used.
@@ -90,17 +90,17 @@ def from_released_expert(weights: Mapping[str, Tensor]) -> Weights:
     """Renames a released stage 1, consuming every key.
 
     Raises:
-        CheckpointError: Names the keys that no row of the table fits.
+        CheckpointError: Names keys that no row of the table fits.
     """
     weights = {name: v for name, v in weights.items() if not name.endswith(_COUNTING)}
-    return _renamed(weights, EXPERT_NAMES, "not a stage 1 of IFDL-VLM; unknown keys")
+    return _renamed(weights, EXPERT_NAMES, "not a stage 1 of IFDL-VLM: its table has no place for")
 
 
 def to_released_expert(weights: Mapping[str, Tensor]) -> Weights:
     """The inverse of `from_released_expert`.
 
     Raises:
-        CheckpointError: Names the keys that the released model has no place for: those of another
+        CheckpointError: Names keys that the released model has no place for: those of another
             tower than CLIP, of a neck on the backbone, of adapters.
     """
     inverse = tuple((ours, theirs) for theirs, ours in EXPERT_NAMES)
@@ -111,7 +111,7 @@ def sam_weights(path: str | Path) -> Weights:
     """Reads SAM for transformers' SamModel, in its own naming or the original."""
     weights = load_weights(path)
     if any(name.startswith("image_encoder.") for name in weights):
-        weights = _renamed(weights, SAM_NAMES, f"{path} is not SAM; unknown keys")
+        weights = _renamed(weights, SAM_NAMES, f"{path} is not SAM: its table has no place for")
     for name, other in ((_POSITION, _SECOND_POSITION), (_SECOND_POSITION, _POSITION)):
         if name in weights:
             weights.setdefault(other, weights[name])
@@ -133,5 +133,5 @@ def _renamed(
     names = {name: rename(name, table) for name in weights}
     unknown = [name for name, found in names.items() if found is None]
     if unknown:
-        raise CheckpointError(f"{message}:\n  " + "\n  ".join(unknown))
+        raise CheckpointError(f"{message} {len(unknown)} keys, {first_of(unknown)}")
     return {found: weights[name] for name, found in names.items() if found is not None}

@@ -16,8 +16,17 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from typing import TYPE_CHECKING
 
 from loupe.commands.command_line import run_command
+
+if TYPE_CHECKING:
+    from loupe.checkpoint import Weights
+
+_READABLE = (
+    "give released Loupe, stage 1 of IFDL-VLM or the original Perception Encoder; weights in our "
+    "names need no conversion (--to-released goes the other way)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,38 +43,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Converts one file."""
+    """Converts one file.
+
+    Raises:
+        CheckpointError: A file cannot be converted; names it.
+    """
     from loupe.checkpoint import (
+        CheckpointError,
+        from_original_encoder,
+        load_weights,
+        save_weights,
+    )
+
+    file = arguments.source
+    weights = load_weights(file)
+    try:
+        converted = renamed(weights, arguments)
+        if arguments.encoder:
+            file = arguments.encoder
+            encoder = from_original_encoder(load_weights(file))
+            converted |= {f"backbone.vit.{name}": value for name, value in encoder.items()}
+    except CheckpointError as error:
+        message = str(error) if str(error).startswith(file) else f"{file}: {error}"
+        raise CheckpointError(message) from error
+    save_weights(converted, arguments.target)
+    print(f"{arguments.target}: {len(converted)} tensors from {len(weights)}")
+    return 0
+
+
+def renamed(weights: Weights, arguments: argparse.Namespace) -> Weights:
+    """The weights as the command line wants them.
+
+    Raises:
+        CheckpointError: They are not what that takes.
+    """
+    from loupe.checkpoint import (
+        CheckpointError,
         from_original_encoder,
         from_released,
         from_released_expert,
         is_expert,
         is_original_encoder,
         is_released_expert,
-        load_weights,
         merge_adapters,
-        save_weights,
         to_released,
         to_released_expert,
     )
 
-    weights = load_weights(arguments.source)
     if arguments.merge_adapters:
-        converted = merge_adapters(weights)
-    elif arguments.to_released:
-        converted = to_released_expert(weights) if is_expert(weights) else to_released(weights)
-    elif is_released_expert(weights):
-        converted = from_released_expert(weights)
-    elif is_original_encoder(weights):
-        converted = from_original_encoder(weights)
-    else:
-        converted = from_released(weights)
-    if arguments.encoder:
-        encoder = from_original_encoder(load_weights(arguments.encoder))
-        converted |= {f"backbone.vit.{name}": value for name, value in encoder.items()}
-    save_weights(converted, arguments.target)
-    print(f"{arguments.target}: {len(converted)} tensors from {len(weights)}")
-    return 0
+        return merge_adapters(weights)
+    if arguments.to_released:
+        return to_released_expert(weights) if is_expert(weights) else to_released(weights)
+    try:
+        if is_released_expert(weights):
+            return from_released_expert(weights)
+        if is_original_encoder(weights):
+            return from_original_encoder(weights)
+        return from_released(weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_READABLE}") from error
 
 
 main = partial(run_command, "convert", __doc__, add_arguments, run)
