@@ -6,7 +6,8 @@
 INPUT: a name, folder or list with labels and masks, as in DATASETS.TEST. Writes
 DIR/inference/<data set>.json, every metric with its 95% interval, and the log. What each number
 means is in docs/metrics.md. An image that cannot be used is counted and named; it ends nothing, and
-the exit status is 1.
+the exit status is 1. Where a mask has another size than its image, INPUT.MASK_SIZE_MISMATCH says
+what happens: resize (the default) warns, skip counts the image, strict ends the run.
 """
 
 from __future__ import annotations

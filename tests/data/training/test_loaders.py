@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from loupe.data.sources.catalog import load_dataset
+from loupe.data.sources.entries import DatasetError
 from loupe.data.training.loaders import build_test_loader, build_train_loader
 from loupe.data.training.samplers import Draw
 
@@ -107,8 +108,52 @@ def test_unreadable_image_is_replaced_counted_and_logged_once(train_cfg, folder,
 def test_unreadable_set_is_an_error_with_the_reason(train_cfg, folder):
     for number in range(8):
         (folder / f"images/{number}.png").write_bytes(b"")
-    with pytest.raises(RuntimeError, match=r"100 training images in a row .* the file is empty"):
+    with pytest.raises(DatasetError, match=r"100 training images in a row .* the file is empty"):
         take(train_cfg, 1)
+
+
+@pytest.fixture
+def of_another_size(train_cfg, folder, save):
+    """Two of the three masks have another size than their images."""
+    for number in range(2):
+        save(folder / f"masks/{number}.png", np.full((10, 10), 255, np.uint8))
+    return train_cfg
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_mask_of_another_size_ends_a_strict_run_with_one_line(
+    of_another_size, folder, training, workers
+):
+    of_another_size.INPUT.MASK_SIZE_MISMATCH = "strict"
+    of_another_size.DATALOADER.NUM_WORKERS = workers
+    loader = build_train_loader if training else build_test_loader
+    words = (of_another_size,) if training else (of_another_size, str(folder))
+    with pytest.raises(ValueError, match="the mask is 10 x 10 pixels") as caught:
+        list(islice(iter(loader(*words)), 20))
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).startswith(str(folder / "masks"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_masks_that_are_resized_are_counted_in_one_warning(
+    of_another_size, folder, caplog, workers
+):
+    of_another_size.DATALOADER.NUM_WORKERS = workers
+    items = [item for batch in build_test_loader(of_another_size, str(folder)) for item in batch]
+    assert not any("resized_mask" in item for item in items)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    first = f"{folder / 'masks/0.png'}: the mask is 10 x 10 pixels"
+    assert f": 2, the first: {first}" in said
+
+
+def test_training_names_one_mask_that_is_resized(of_another_size, folder, caplog):
+    loader = build_train_loader(of_another_size)
+    items = [item for batch in islice(iter(loader), 12) for item in batch]
+    assert not any("resized_mask" in item for item in items)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "the mask is 10 x 10 pixels" in said
+    assert loader.resized_masks == sum(item["image_id"] in ("0.png", "1.png") for item in items) > 1
 
 
 def test_missing_mask_file_is_replaced_and_counted(train_cfg, folder):

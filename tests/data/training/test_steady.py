@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from loupe.data.training import steady
-from loupe.data.training.steady import SteadyLoader
+from loupe.data.training.steady import SteadyDataset, SteadyLoader
 from tests.limited_time import within
 
 
@@ -105,6 +105,41 @@ def test_errors_of_the_data_set_are_not_swallowed(error):
     # PyTorch takes five seconds to end each worker after one.
     with pytest.raises(error, match="a fault"):
         load(Faulty(error), workers=1)
+
+
+class UnsendableError(ValueError):
+    """An error that pickle cannot make again."""
+
+    def __init__(self, text: str, _: int) -> None:
+        super().__init__(text)
+
+
+class Talking(SteadyDataset):
+    """A data set whose files cannot be used, and which says so."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, draw: int) -> dict:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("in its words"), ValueError),
+        (UnsendableError("in its words", 1), ValueError),
+        (FileNotFoundError(2, "in its words"), FileNotFoundError),
+    ],
+)
+def test_an_error_about_a_file_comes_out_of_a_worker_in_its_own_words(error, kind):
+    with pytest.raises(kind) as caught:
+        load(Talking(error), workers=1)
+    assert str(caught.value) == str(error)
+    assert "in __getitem__" in str(caught.value.__cause__)
 
 
 class Pictures(Fragile):

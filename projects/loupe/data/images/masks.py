@@ -32,11 +32,13 @@ class StoredPair(NamedTuple):
         picture: The image, perhaps of a reduced size.
         mask: (H, W) float32 in [0, 1] of the whole image's size; None = the image has none.
         warnings: Of both files.
+        resized_mask: The two files and their sizes, where the mask had another; else "".
     """
 
     picture: Picture
     mask: np.ndarray | None
     warnings: tuple[str, ...]
+    resized_mask: str = ""
 
 
 def read_mask(
@@ -122,9 +124,9 @@ def read_image_and_mask(
         UnreadableImageError: One of the files cannot be read.
         MaskSizeError: The sizes differ and `mismatch` is not "resize".
     """
-    picture, mask, _ = read_stored_pair(image_path, mask_path, mismatch, mask_rule)
-    image = turn(picture.pixels, picture.orientation)
-    return image, None if mask is None else turn(mask, picture.orientation)
+    pair = read_stored_pair(image_path, mask_path, mismatch, mask_rule)
+    image, mask = turn(pair.picture.pixels, pair.picture.orientation), pair.mask
+    return image, None if mask is None else turn(mask, pair.picture.orientation)
 
 
 def read_stored_pair(
@@ -155,14 +157,19 @@ def read_stored_pair(
     upright = turned_size(picture.size, picture.orientation)
     if mask.shape == upright or mask.shape != picture.size:
         mask = turn_back(mask, picture.orientation)
+    resized = ""
     if mask.shape != picture.size:
+        sizes = (
+            f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, "
+            f"its image {image_path} is {picture.size[1]} x {picture.size[0]}"
+        )
         if mismatch != "resize":
             raise MaskSizeError(
                 str(mask_path),
-                f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, "
-                f"its image {image_path} is {picture.size[1]} x {picture.size[0]}",
+                sizes,
                 "correct the pair, or set INPUT.MASK_SIZE_MISMATCH to resize or skip",
             )
         mask = cv2.resize(mask, picture.size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        resized = f"{mask_path}: {sizes}"
     warnings = tuple(f"mask: {warning}" for warning in warnings)
-    return StoredPair(picture, mask, picture.warnings + warnings)
+    return StoredPair(picture, mask, picture.warnings + warnings, resized)

@@ -37,6 +37,12 @@ class _Read(NamedTuple):
     size: tuple[int, int]
     orientation: int = UPRIGHT
     warnings: tuple[str, ...] = ()
+    resized_mask: str = ""
+
+    def remarks(self) -> dict[str, Any]:
+        """What the loader tells the user of this image; see `StoredPair`."""
+        found = {"warnings": self.warnings, "resized_mask": self.resized_mask}
+        return {key: value for key, value in found.items() if value}
 
 
 class ForgeryDatasetMapper:
@@ -127,8 +133,7 @@ class ForgeryDatasetMapper:
         except UnreadableImageError as error:
             return error_item(dataset_dict, error)
         item = _identity(dataset_dict) | self.map_image(read.image, read.size, read.orientation)
-        if read.warnings:
-            item["warnings"] = read.warnings
+        item |= read.remarks()
         if dataset_dict.get("label") is not None:
             mask = None if read.mask is None else turn(read.mask, read.orientation)
             item["ground_truth"] = _ground_truth(dataset_dict, mask)
@@ -186,10 +191,9 @@ class ForgeryDatasetMapper:
             if has_forged_pixels:
                 _keep_strongest(padded)
         regions = label_regions(padded, self.targets == "regions", self.max_regions)
-        warnings = {"warnings": read.warnings} if read.warnings else {}
         return (
             _identity(dataset_dict)
-            | warnings
+            | read.remarks()
             | {
                 "height": height,
                 "width": width,
@@ -210,7 +214,7 @@ class ForgeryDatasetMapper:
             image, forged = render(file_name)
             return _Read(image, forged, image.shape[:2])
         try:
-            picture, mask, warnings = read_stored_pair(
+            picture, mask, warnings, resized = read_stored_pair(
                 file_name,
                 dataset_dict.get("mask_file_name") if label != 0 else None,
                 mismatch=self.mask_size_mismatch,
@@ -225,7 +229,7 @@ class ForgeryDatasetMapper:
             mask = np.zeros(picture.size, dtype=np.float32)
         elif dataset_dict.get("wholly_forged"):
             mask = np.ones(picture.size, dtype=np.float32)
-        return _Read(picture.pixels, mask, picture.size, picture.orientation, warnings)
+        return _Read(picture.pixels, mask, picture.size, picture.orientation, warnings, resized)
 
     def _to_network(self, height: int, width: int) -> tuple[Transform, tuple[float, ...]]:
         """The last transform, to at most S x S, and the window (x0, y0, x1, y1) that it shows."""

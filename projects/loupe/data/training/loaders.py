@@ -23,13 +23,18 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from loupe.child_processes import serve_parent
 from loupe.data.images.errors import UnreadableImageError
 from loupe.data.sources.catalog import load_index
+from loupe.data.sources.entries import DatasetError
 from loupe.data.sources.index import UNLABELLED, DatasetIndex
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper, error_item
 from loupe.data.training.samplers import Draw, GroupedBatches, build_sampler, own_part
-from loupe.data.training.steady import SteadyLoader
+from loupe.data.training.steady import SteadyDataset, SteadyLoader
 
 # So many unreadable images in a row mean that the data set is at fault, not a file.
 MAX_CONSECUTIVE_FAILURES = 100
+_RESIZED = (
+    "Masks of another size than their image are resized to it (INPUT.MASK_SIZE_MISMATCH is resize; "
+    "loupe doctor names them all)"
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -46,7 +51,7 @@ class Entries(Protocol):
         """The dataset dict at a place."""
 
 
-class TrainingDataset(Dataset):
+class TrainingDataset(SteadyDataset):
     """Mapped images by draw; an unreadable one is replaced by another and named in the item."""
 
     def __init__(self, entries: Entries, mapper: Callable[[Item], Item], seed: int) -> None:
@@ -63,7 +68,7 @@ class TrainingDataset(Dataset):
         """The item of a draw.
 
         Raises:
-            RuntimeError: too many images in a row cannot be read.
+            DatasetError: too many images in a row cannot be read.
         """
         return self._item(draw, [])
 
@@ -83,13 +88,13 @@ class TrainingDataset(Dataset):
                     skipped.append((error.file_name, str(error)))
                     continue
                 return item | {"skipped": skipped} if skipped else item
-        raise RuntimeError(
-            f"{MAX_CONSECUTIVE_FAILURES} training images in a row cannot be read; the last: "
-            f"{skipped[-1][1]}"
+        raise DatasetError(
+            f"{MAX_CONSECUTIVE_FAILURES} training images in a row cannot be read (loupe doctor "
+            f"names all that cannot); the last: {skipped[-1][1]}"
         )
 
 
-class EvaluationDataset(Dataset):
+class EvaluationDataset(SteadyDataset):
     """Mapped images in order."""
 
     def __init__(self, entries: Entries, mapper: Callable[[Item], Item]) -> None:
@@ -121,6 +126,7 @@ class TrainLoader:
         dataset: `len()` of it is the number of images listed.
         batch_size: images per batch on this process.
         skipped: how often each unreadable file was drawn on this process.
+        resized_masks: how many masks drawn on this process had another size than their image.
     """
 
     def __init__(self, loader: DataLoader) -> None:
@@ -129,6 +135,7 @@ class TrainLoader:
         self.batch_size = loader.batch_size
         self.skipped: Counter[str] = Counter()
         self._loader = loader
+        self.resized_masks = 0
         self._warned: set[tuple[str, str]] = set()
 
     def __iter__(self) -> Iterator[list[Item]]:
@@ -137,6 +144,10 @@ class TrainLoader:
             for item in batch:
                 self._report(item.pop("skipped", ()))
                 self._warn(item["file_name"], item.pop("warnings", ()))
+                resized = item.pop("resized_mask", "")
+                if resized and not self.resized_masks:
+                    _logger.warning("%s: %s; others are not named", _RESIZED, resized)
+                self.resized_masks += bool(resized)
             yield batch
 
     def _warn(self, file_name: str, warnings: tuple[str, ...]) -> None:
@@ -150,6 +161,23 @@ class TrainLoader:
             self.skipped[file_name] += 1
             if self.skipped[file_name] == 1:
                 _logger.warning("Skipped in training (%d so far): %s", len(self.skipped), message)
+
+
+class EvaluationLoader(SteadyLoader):
+    """Batches of a test set; a warning at their end counts the masks that were resized."""
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        """Starts the workers and yields batches."""
+        count, first = 0, ""
+        try:
+            for batch in super().__iter__():
+                for item in batch:
+                    if resized := item.pop("resized_mask", ""):
+                        count, first = count + 1, first or resized
+                yield batch
+        finally:
+            if count:
+                _logger.warning("%s: %d, the first: %s", _RESIZED, count, first)
 
 
 def build_train_loader(
@@ -216,7 +244,7 @@ def build_test_loader(
     *,
     mapper: Callable[[Item], Item] | None = None,
     load: Callable[[str], DatasetIndex | list[Item]] = load_index,
-) -> DataLoader:
+) -> EvaluationLoader:
     """Batches of TEST.IMS_PER_BATCH items; each process has its own part of the set, in order.
 
     If the model adapts, each process has its own part of the images of each adaptation step.
@@ -226,7 +254,7 @@ def build_test_loader(
     dataset = EvaluationDataset(_shared(entries), mapper)
     adapts = cfg.ADAPTATION.MODE != "none"
     images_per_step = cfg.ADAPTATION.IMS_PER_BATCH if adapts else len(entries)
-    return SteadyLoader(
+    return EvaluationLoader(
         dataset,
         batch_size=cfg.TEST.IMS_PER_BATCH,
         sampler=own_part(len(entries), max(images_per_step, 1)),

@@ -8,6 +8,9 @@ An image that takes two more workers along counts as unreadable.
 Workers hand tensors over in shared memory. Where there is too little (a container has 64 MB unless
 it is told otherwise), PyTorch notices in the worker's thread that sends: the batch is gone, and
 whoever waits for it waits for ever. Here such a batch goes through the worker's pipe.
+
+An error about a file or a setting, raised in a worker, comes out as it would without workers, in
+its own words. PyTorch would put the worker's whole traceback into its message.
 """
 
 from __future__ import annotations
@@ -16,14 +19,15 @@ import logging
 import pickle
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 # Workers that one image may take along, after the batch that it was in.
 _ATTEMPTS = 2
@@ -34,14 +38,25 @@ _RAISED = "Caught "
 _logger = logging.getLogger(__name__)
 
 
-class SteadyDataset(Protocol):
-    """A data set that can do without an image."""
+class SteadyDataset(Dataset):
+    """A data set that can do without an image, and whose errors keep their words."""
 
     def __getitem__(self, draw: Any) -> dict[str, Any]:
         """The item of a draw."""
+        raise NotImplementedError
 
     def without(self, draw: Any, reason: str) -> dict[str, Any]:
         """The item of a draw whose image cannot be read for that reason."""
+        raise NotImplementedError
+
+    def __getitems__(self, draws: list[Any]) -> list[Any]:
+        """The items of a batch, as PyTorch asks for them."""
+        try:
+            return [self[draw] for draw in draws]
+        except (ValueError, OSError) as error:
+            if get_worker_info() is None:
+                raise
+            return [_Failed.of(error)]
 
 
 class SteadyLoader(DataLoader):
@@ -77,18 +92,20 @@ class SteadyLoader(DataLoader):
                 rest = islice(iter(sampler), done + 1, None)
                 batches = self._started(self._like_this(rest, self.num_workers).__iter__)
             done += 1
-            yield batch
+            yield _checked(batch)
 
     def _alone(self, draw: Any) -> dict[str, Any]:
         """The item of one draw, read by a worker of its own."""
         for _ in range(_ATTEMPTS):
             try:
-                ((item,),) = self._started(self._like_this([[draw]], 1).__iter__)
-                return item
+                (batch,) = self._started(self._like_this([[draw]], 1).__iter__)
             except Exception as error:
                 if not _is_loss(error):
                     raise
                 reason = str(error)
+            else:
+                (item,) = _checked(batch)
+                return item
         dataset = cast(SteadyDataset, self.dataset)
         return dataset.without(draw, f"the process that reads it is lost ({reason})")
 
@@ -132,6 +149,39 @@ class _Piped(NamedTuple):
     reason: str
 
 
+class _WorkerError(Exception):
+    """Where in a worker an error comes from: its traceback."""
+
+
+class _Failed(NamedTuple):
+    """What a worker sends in the place of a batch that it cannot make.
+
+    Attributes:
+        error: The error, pickled.
+        trace: Its traceback.
+    """
+
+    error: bytes
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failed:
+        """Keeps an error, or at least its words: not every error survives pickling."""
+        try:
+            content = pickle.dumps(error)
+            pickle.loads(content)
+        except Exception:
+            content = pickle.dumps(ValueError(str(error)))
+        return cls(content, traceback.format_exc())
+
+
+def _checked(batch: Any) -> Any:
+    """The batch; raises what its worker raised."""
+    if isinstance(batch, _Failed):
+        raise pickle.loads(batch.error) from _WorkerError(batch.trace)
+    return batch
+
+
 class _Collate:
     """Collates; in a worker also moves the tensors to shared memory, where failing is noticed."""
 
@@ -139,6 +189,8 @@ class _Collate:
         self.collate = collate
 
     def __call__(self, items: list[Any]) -> Any:
+        if items and isinstance(items[0], _Failed):
+            return items[0]
         batch = self.collate(items)
         if get_worker_info() is None:
             return batch
