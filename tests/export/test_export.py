@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
 
 from loupe import Loupe
+from loupe.checkpoint import save_weights
+from loupe.commands import export
 from loupe.export.graph import (
     FORMATS,
     difference,
@@ -102,3 +106,34 @@ def test_a_graph_of_onnx_gives_the_same_for_any_batch(build: Callable[..., Loupe
 def test_a_size_that_does_not_fit_is_refused(tiny_model: Loupe):
     with pytest.raises(ExportError, match="multiples of the patch size 14"):
         ExportedLoupe(tiny_model, (80, 84))
+
+
+def test_a_torch_export_alone_is_compared_and_told(
+    build: Callable[..., Loupe], tiny_cfg: CfgNode, tmp_path: Path
+):
+    options = ["MODEL.SEGMENTER.ENABLED", False]
+    model = build(*options).eval()
+    save_weights(model.state_dict(), tmp_path / "weights.safetensors")
+    tiny_cfg.merge_from_list(options)
+    (tmp_path / "config.yaml").write_text(tiny_cfg.dump())
+    words = ["--config-file", str(tmp_path / "config.yaml"), "--format", "torch-export"]
+    words += ["--weights", str(tmp_path / "weights.safetensors"), "--size", str(SIDE)]
+    output = tmp_path / "out"
+    assert export.main([*words, "--output", str(output), "MODEL.DEVICE", "cpu"]) == 0
+    ((name, found),) = json.loads((output / "export.json").read_text())["differences"].items()
+    assert name == FORMATS["torch-export"]
+    assert max(found["probability"], found["forgery_map"]) < 1e-4
+
+    # What differs is noticed.
+    with torch.no_grad():
+        model.classifier.fusion.weight += 1
+    network, images = ExportedLoupe(model, (SIDE, SIDE)), example_images((SIDE, SIDE))
+    assert difference(network, output / name, images).probability > 1e-3
+
+
+def test_rounded_weights_without_the_graph_that_they_are_of_are_refused(tmp_path: Path, capsys):
+    words = ["--output", str(tmp_path / "out"), "--format", "torch-export"]
+    assert export.main([*words, "--quantise", "dynamic"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "add onnx to --format" in line
+    assert not (tmp_path / "out").exists()

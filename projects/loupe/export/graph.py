@@ -7,7 +7,7 @@ Both take any number of images of one size.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,14 +120,23 @@ def open_graph(file: Path, threads: int = 0) -> Any:
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
-def difference(network: ExportedLoupe, file: Path, images: Tensor) -> Difference:
-    """How far onnxruntime's numbers are from PyTorch's on (B, 3, H, W), image by image."""
+def _runner(file: Path) -> Callable[[Tensor], Sequence[np.ndarray]]:
+    """What runs a graph of either format."""
+    if file.suffix == Path(FORMATS[TORCH_EXPORT]).suffix:
+        module = torch.export.load(file).module()
+        return lambda images: [value.numpy() for value in module(images)]
     session = open_graph(file)
+    return lambda images: session.run(None, {INPUT: images.numpy()})
+
+
+def difference(network: ExportedLoupe, file: Path, images: Tensor) -> Difference:
+    """How far the numbers of a graph's file are from PyTorch's on (B, 3, H, W), image by image."""
+    run = _runner(file)
     found = []
     for image in images.split(1):
         with torch.no_grad():
             probability, forgery_map, _ = (value.numpy() for value in network(image))
-        own_probability, own_map, _ = session.run(None, {INPUT: image.numpy()})
+            own_probability, own_map, _ = run(image)
         changed = (forgery_map > 0.5) != (own_map > 0.5)
         found.append(
             (

@@ -166,7 +166,7 @@ class TrainLoader:
 class EvaluationLoader(SteadyLoader):
     """Batches of a test set; a warning at their end counts the masks that were resized."""
 
-    def __iter__(self) -> Iterator[list[Item]]:
+    def __iter__(self) -> Any:  # As the `SteadyLoader`'s.
         """Starts the workers and yields batches."""
         count, first = 0, ""
         try:
