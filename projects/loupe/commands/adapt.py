@@ -9,8 +9,9 @@ and besides:
     adaptation.json     what was done: steps, skipped, disagreement before and after
     model_adapted.pth   the adapted weights, for `loupe predict` (not in episodic mode)
 
-The checkpoint given is only read. No label is asked for or looked up. The keys of ADAPTATION say
-what adapts, and how (docs/adaptation.md).
+A folder that holds results of an earlier run is refused, unless --overwrite removes them. The
+checkpoint given is only read. No label is asked for or looked up. The keys of ADAPTATION say what
+adapts, and how (docs/adaptation.md).
 Exit status: 0 = all images predicted, 1 = some were not readable (the table says which and why),
 2 = nothing was done.
 """
@@ -26,9 +27,12 @@ from typing import TYPE_CHECKING
 from loupe.commands.command_line import (
     add_config_options,
     add_image_options,
+    add_overwrite_option,
     read_config,
     run_command,
 )
+
+SUMMARY, WEIGHTS = "adaptation.json", "model_adapted.pth"
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -43,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_options(parser)
     parser.add_argument("--output", required=True, help="folder to write to")
     parser.add_argument("--no-overlays", action="store_true", help="do not draw overlays")
+    add_overwrite_option(parser)
     add_config_options(parser, required=True)
 
 
@@ -74,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     from loupe.adaptation.runs import adaptation_of
     from loupe.checkpoint import save_weights
     from loupe.inference import LoupePredictor, find_images, output_folder, write_predictions
+    from loupe.inference.earlier import PREDICTED, remove_earlier, with_first
     from loupe.trainer.randomness import seed_everything
 
     setup_logger(name="loupe")
@@ -86,16 +92,20 @@ def run(arguments: argparse.Namespace) -> int:
     if cfg.SEED >= 0:
         seed_everything(cfg.SEED)
     base = arguments.weights or cfg.MODEL.WEIGHTS
-    with output_folder(arguments.output, arguments.inputs) as folder:
-        target = safe_target(folder / "model_adapted.pth", base)
+    results = PREDICTED._replace(others=(*PREDICTED.others, SUMMARY, WEIGHTS), resumable=False)
+    with output_folder(
+        arguments.output, arguments.inputs, results=results, overwrite=arguments.overwrite
+    ) as folder:
+        target = safe_target(folder / WEIGHTS, base)
         predictor = LoupePredictor(cfg, base)
         adaptation = adaptation_of(cfg, predictor.model)
         loader = predictor.loader(list(names), arguments.workers)
         start = time.perf_counter()
-        pairs = predictions(cfg, adaptation, loader)
+        pairs = with_first(predictions(cfg, adaptation, loader))
+        remove_earlier(folder, results)
         done, failed = write_predictions(pairs, names, folder, overlays=not arguments.no_overlays)
         seconds = time.perf_counter() - start
-        adaptation.summary.write(folder / "adaptation.json")
+        adaptation.summary.write(folder / SUMMARY)
         adapts_weights = cfg.ADAPTATION.MODE != "episodic"
         if adapts_weights:
             save_weights(predictor.model.state_dict(), target)

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from loupe.model_zoo import CONFIGS
 from loupe.threads import sleep_while_waiting, use_threads
@@ -33,6 +33,8 @@ INTERRUPTED = 130  # What shells give for SIGINT.
 # Keys without a dot are few; the others look like no file that cameras or people name.
 _KEY = re.compile(r"OUTPUT_DIR|SEED|CUDNN_BENCHMARK|VIS_PERIOD|[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
 _FILE_ENDINGS = re.compile(r"\.(JPE?G?|PNG|TIFF?|BMP|WEBP|GIF|P[GP]M|HEI[CF]|AVIF|CSV|JSONL?)$")
+# Begins no word of a command line.
+_MARK = "\0"
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FREE_SPACE = "free space and run it again (with --resume, where the command has that)"
 # Modules that are installed beside Loupe, and how.
@@ -57,7 +59,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises instead of exiting, with the remedy."""
-        raise UsageError(f"{message}; see {self.prog} --help")
+        raise UsageError(f"{message.replace(_MARK, '')}; see {self.prog} --help")
 
 
 def parse(
@@ -83,13 +85,45 @@ def parse(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
-    arguments = parser.parse_intermixed_args(words)
+    marked = _mark_names(list(sys.argv[1:] if words is None else words))
+    arguments = parser.parse_intermixed_args(marked)
+    for key, value in vars(arguments).items():
+        setattr(arguments, key, _unmark(value))
     if isinstance(getattr(arguments, "inputs", None), list) and hasattr(arguments, "opts"):
         # argparse gives all positional words to the first list.
         arguments.inputs, arguments.opts = split_options(arguments.inputs)
         if not arguments.inputs and not getattr(arguments, "files_from", None):
             parser.error("there is no INPUT before KEY VALUE")
     return arguments
+
+
+def _mark_names(words: list[str]) -> list[str]:
+    """Drops `--` and marks the words behind it that begin with a dash.
+
+    argparse itself takes them for options when they stand among other arguments.
+
+    Raises:
+        UsageError: One of them is an option.
+    """
+    if "--" not in words:
+        return words
+    place = words.index("--")
+    names = words[place + 1 :]
+    for name in names:
+        if name.startswith("--") and not Path(name).exists():
+            raise UsageError(
+                f"{name} stands behind --, where all words are names; put options before the --"
+            )
+    marked = [_MARK + name if name.startswith("-") else name for name in names]
+    return words[:place] + marked
+
+
+def _unmark(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unmark(one) for one in value]
+    if isinstance(value, str | Path) and str(value).startswith(_MARK):
+        return type(value)(str(value).removeprefix(_MARK))
+    return value
 
 
 def split_options(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -149,9 +183,20 @@ def add_image_options(
     """Adds the images, and what the processes that read and predict them may use and say."""
     parser.add_argument("inputs", nargs=nargs, metavar="INPUT", help="image, folder or pattern")
     if workers:
-        parser.add_argument("--workers", type=int, default=1, help="processes that decode (1)")
-    parser.add_argument("--threads", type=int, default=0, help="0 = as many as suit the machine")
+        parser.add_argument(
+            "--workers", type=whole(0), default=1, help="processes that decode (1; 0 = this one)"
+        )
+    parser.add_argument(
+        "--threads", type=whole(0, 4096), default=0, help="0 = as many as suit the machine"
+    )
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
+
+
+def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the permission to remove the results of an earlier run from `--output`."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="remove an earlier run's results from --output"
+    )
 
 
 def add_config_options(
@@ -246,8 +291,22 @@ def some_of(module: str, attribute: str) -> Callable[[str], list[str]]:
     return lambda text: [check(name) for name in text.split(",") if name]
 
 
+def whole(smallest: int, largest: int | None = None) -> Callable[[str], int]:
+    """Type of an option whose value is a whole number of a range."""
+    through = "on" if largest is None else f"to {largest}"
+
+    def check(text: str) -> int:
+        # More digits than these are no number of anything.
+        number = int(text) if text.isdecimal() and len(text) < 20 else -1
+        if number < smallest or (largest is not None and number > largest):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no whole number from {smallest} {through}"
+            )
+        return number
+
+    return check
+
+
 def positive(text: str) -> int:
     """Type of an option that counts something, from 1 on."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
+    return whole(1)(text)

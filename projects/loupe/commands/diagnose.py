@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     from loupe.inference import LoupePredictor, output_folder
     from loupe.inference.diagnosed import examine
 
-    with output_folder(arguments.output, [arguments.dataset], empty=False):
+    with output_folder(arguments.output, [arguments.dataset]):
         diagnosis = examine(LoupePredictor(cfg, arguments.weights), arguments.dataset)
         facts = diagnosis.facts()
         patterns = find_patterns(facts)

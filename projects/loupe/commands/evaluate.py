@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not is_first(arguments):
         start(arguments)
         return 0
-    with output_folder(arguments.output, arguments.inputs, empty=False) as folder:
+    with output_folder(arguments.output, arguments.inputs) as folder:
         begin = time.time()
         start(arguments)
         reports = (folder / "inference").glob("*.json")

@@ -7,7 +7,8 @@
 
 INPUT: images, folders and patterns. Prints plain sentences, each with its number and how unusual it
 is among authentic photographs. With --output also writes explanations.json: every fact with value,
-unit and percentile. The map is that of the detector, or of any tool by --mask.
+unit and percentile; a folder that holds an earlier one is refused, unless --overwrite replaces it.
+The map is that of the detector, or of any tool by --mask.
 
 --write needs pip install 'loupe[explain]'. Its text stands apart from the measured facts; where it
 contradicts them, or was cut, a line says so. No network is used.
@@ -29,9 +30,12 @@ from loupe.commands.command_line import (
     UsageError,
     add_config_options,
     add_image_options,
+    add_overwrite_option,
     read_config,
     run_command,
 )
+
+EXPLANATIONS = "explanations.json"
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_image_options(parser, workers=False)
     parser.add_argument("--output", type=Path, help="folder for explanations.json")
+    add_overwrite_option(parser)
     parser.add_argument("--mask", type=Path, help="a map of one image, in place of the detector's")
     parser.add_argument("--write", action="store_true", help="also a text by a language model")
     parser.add_argument(
@@ -60,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     cfg = read_config(arguments)
     from loupe.data.images.errors import UnreadableImageError
     from loupe.inference import LoupePredictor, find_images
+    from loupe.inference.earlier import Results, check_earlier
     from loupe.writing import locked_folder, write_json
 
     if arguments.quiet and arguments.output is None:
@@ -69,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--mask belongs to one image, and there are {len(names)}")
     out = arguments.output
     with nullcontext() if out is None else locked_folder(out, "--output"):
+        if out is not None:
+            check_earlier(out, Results((EXPLANATIONS,)), overwrite=arguments.overwrite)
         writer = load_writer(arguments.explainer) if arguments.write else None
         predictor = LoupePredictor(cfg, arguments.weights)
         explained: dict[str, Any] = {}
@@ -82,8 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
                 continue
             if not arguments.quiet:
                 print(as_text(file, content))
-        if out is not None:
-            write_json(out / "explanations.json", explained)
+        if out is not None and explained:
+            write_json(out / EXPLANATIONS, explained)
     return 2 if failed == len(names) else 1 if failed else 0
 
 

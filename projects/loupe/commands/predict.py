@@ -20,8 +20,9 @@ Writes to the output folder, at each image's own size and under its name:
     masks/<name>.png     0 or 255 = forged
     overlays/<name>.png  the image with its map drawn on it
 
---json prints a line of JSON for each image. --resume leaves out images whose results are whole and
-of the same file and settings.
+--json prints a line of JSON for each image. A folder that holds results of an earlier run is
+refused, unless --resume goes on with them (it leaves out images whose results are whole and of the
+same file and settings) or --overwrite removes them.
 
 Exit status: 0 = all images predicted, 1 = some were not readable (the table says which and why),
 2 = nothing was done.
@@ -44,6 +45,7 @@ from loupe.commands.command_line import (
     UsageError,
     add_config_options,
     add_image_options,
+    add_overwrite_option,
     read_config,
     run_command,
 )
@@ -65,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--files-from", metavar="FILE", help="names, one a line; - = stdin")
     parser.add_argument("--no-maps", action="store_true", help="write no pictures")
     parser.add_argument("--resume", action="store_true", help="go on with what --output holds")
+    add_overwrite_option(parser)
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each image")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: CUDA if there is one")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what runs the model")
@@ -85,7 +88,13 @@ def inputs_of(arguments: argparse.Namespace) -> list[str]:
         if source == "-" and sys.stdin is None:
             raise UsageError("stdin is closed; give --files-from a file")
         # Names may hold any bytes.
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        try:
+            data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"--files-from {source}: cannot be read ({error.strerror or error}); give a file "
+                "with a name on each line, or -"
+            ) from error
         lines = data.split(b"\0" if b"\0" in data else b"\n")
         names = [line.rstrip(b"\r").decode("utf-8", "surrogateescape") for line in lines]
         inputs += [name for name in names if name]
@@ -97,8 +106,11 @@ def inputs_of(arguments: argparse.Namespace) -> list[str]:
         raise UsageError("--engine onnxruntime and --graph FILE go together; give both")
     if arguments.output is None and arguments.engine == "ray":
         raise UsageError("--engine ray writes tables into a folder; give --output DIR")
-    if arguments.output is None and arguments.resume:
-        raise UsageError("--resume goes on in a folder; give --output DIR")
+    if arguments.output is None and (arguments.resume or arguments.overwrite):
+        option = "--resume" if arguments.resume else "--overwrite"
+        raise UsageError(f"{option} is about a folder of results; give --output DIR")
+    if arguments.resume and arguments.overwrite:
+        raise UsageError("--resume keeps earlier results and --overwrite removes them; give one")
     return inputs
 
 
@@ -109,13 +121,14 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.opts = [*arguments.opts, "MODEL.DEVICE", arguments.device]
     cfg = read_config(arguments)
     from loupe.inference import find_images, output_folder
+    from loupe.inference.earlier import PREDICTED, check_earlier, parts_beside
     from loupe.inference.engines import Share
 
     names = find_images(inputs)
     if arguments.output is None:
         with tempfile.TemporaryDirectory() as folder:
             arguments.no_maps = True
-            return predict(arguments, make_predictor(arguments, cfg), names, Path(folder))
+            return predict(arguments, make_predictor(arguments, cfg), names, [Path(folder)])
     if arguments.engine == "ray":
         from loupe.inference.cluster import predict_on_ray
 
@@ -125,8 +138,16 @@ def run(arguments: argparse.Namespace) -> int:
     own = names if share is None else share.names(names)
     place = output if share is None else share.folder(output)
     together = nullcontext() if share is None else share.together(output, names)
-    with together, output_folder(place, inputs, empty=not arguments.resume) as folder:
-        return predict(arguments, make_predictor(arguments, cfg), own, folder)
+    beside = parts_beside(output, place)
+    options = {"overwrite": arguments.overwrite}
+    if not arguments.resume:
+        for other in beside:
+            check_earlier(other, PREDICTED, **options)
+    options |= {"resume": arguments.resume}
+    with together, output_folder(place, inputs, results=PREDICTED, **options) as folder:
+        first = share is None or share.rank == 0
+        folders = [folder, *(beside if first else ())]
+        return predict(arguments, make_predictor(arguments, cfg), own, folders)
 
 
 def make_predictor(arguments: argparse.Namespace, cfg: CfgNode) -> LoupePredictor:
@@ -142,9 +163,23 @@ def make_predictor(arguments: argparse.Namespace, cfg: CfgNode) -> LoupePredicto
 
 
 def predict(
-    arguments: argparse.Namespace, predictor: LoupePredictor, names: dict[str, str], folder: Path
+    arguments: argparse.Namespace,
+    predictor: LoupePredictor,
+    names: dict[str, str],
+    folders: list[Path],
 ) -> int:
-    """Predicts what is not done yet; returns the exit status."""
+    """Predicts what is not done yet.
+
+    Args:
+        arguments: Of the command line.
+        predictor: On its engine.
+        names: Name of each file's results.
+        folders: To write to, and others of which earlier results are removed.
+
+    Returns:
+        The exit status.
+    """
+    from loupe.inference.earlier import PREDICTED, remove_earlier, with_first
     from loupe.inference.journal import Journal, settings_digest
     from loupe.inference.progress import Progress
     from loupe.inference.results import write_predictions
@@ -154,6 +189,11 @@ def predict(
     settings = settings_digest(predictor.cfg.dump(), predictor.cfg.MODEL.WEIGHTS, writes)
     progress = Progress(len(names), quiet=arguments.quiet)
     start, failed = time.perf_counter(), 0
+    folder, predictions = folders[0], None
+    if not arguments.resume:
+        predictions = with_first(predictor.predict_many(list(names), arguments.workers))
+        for place in folders:
+            remove_earlier(place, PREDICTED)
 
     def told(written: Written) -> None:
         progress.add(is_new=written.is_new)
@@ -162,15 +202,11 @@ def predict(
 
     with Journal(folder, settings, resume=arguments.resume) as journal:
         left = [file for file in names if journal.done(file) is None]
-        predictions = predictor.predict_many(left, arguments.workers)
+        others = journal.others(names)
+        if predictions is None:
+            predictions = predictor.predict_many(left, arguments.workers)
         done, failed = write_predictions(
-            predictions,
-            names,
-            folder,
-            overlays=overlays,
-            maps=maps,
-            journal=journal,
-            told=told,
+            predictions, names, folder, overlays=overlays, maps=maps, journal=journal, told=told
         )
     progress.close()
     seconds = time.perf_counter() - start
@@ -179,6 +215,8 @@ def predict(
         line = f"{done} images predicted{known} in {seconds:.1f} s, {failed} not readable"
         stream = sys.stderr if arguments.json else sys.stdout
         print(line if arguments.output is None else f"{line}: {folder}", file=stream)
+        if others:
+            print(f"{others} images of earlier runs are no INPUT: not in the tables", file=stream)
     return 1 if failed else 0
 
 

@@ -6,7 +6,8 @@
 Writes to the output folder index.html (opens from the disk, loads nothing from elsewhere),
 report.json, report.csv and pictures/: for each image verdict and probability, the picture with its
 map, marked regions and what was measured in them, and what the file says of itself (hash, JPEG
-quality, software, EXIF and its contradictions, thumbnail, content credentials).
+quality, software, EXIF and its contradictions, thumbnail, content credentials). A folder that holds
+an earlier report is refused, unless --overwrite removes that.
 
 Exit status: 0 = all images reported, 1 = some were not readable (the report says which and why),
 2 = nothing was done.
@@ -23,6 +24,7 @@ from loupe.commands.command_line import (
     DEFAULT_CONFIG,
     add_config_options,
     add_image_options,
+    add_overwrite_option,
     read_config,
     run_command,
 )
@@ -37,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_options(parser)
     parser.add_argument("--output", required=True, type=Path, help="folder to write to")
     parser.add_argument("--title", default="Image forgery report", help="of the page")
+    add_overwrite_option(parser)
     add_config_options(parser, DEFAULT_CONFIG)
 
 
@@ -64,15 +67,21 @@ def run(arguments: argparse.Namespace) -> int:
     """Predicts and reports."""
     cfg = read_config(arguments)
     from loupe.inference import LoupePredictor, find_images, output_folder
+    from loupe.inference.earlier import remove_earlier, with_first
     from loupe.inference.progress import Progress
     from loupe.report import write_report
+    from loupe.report.writer import REPORT
 
     names = find_images(arguments.inputs)
-    with output_folder(arguments.output, arguments.inputs, empty=False) as folder:
+    with output_folder(
+        arguments.output, arguments.inputs, results=REPORT, overwrite=arguments.overwrite
+    ) as folder:
         predictor = LoupePredictor(cfg, arguments.weights)
         progress = Progress(len(names), quiet=arguments.quiet)
+        predictions = with_first(predictor.predict_many(list(names), arguments.workers))
+        remove_earlier(folder, REPORT)
         done, failed = write_report(
-            predictor.predict_many(list(names), arguments.workers),
+            predictions,
             folder,
             model_of(predictor),
             title=arguments.title,

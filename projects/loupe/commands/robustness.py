@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loupe.commands import command_line
-from loupe.commands.command_line import UsageError, positive, read_config, run_command, some_of
+from loupe.commands.command_line import (
+    UsageError,
+    positive,
+    read_config,
+    run_command,
+    some_of,
+    whole,
+)
 
 if TYPE_CHECKING:
     from loupe.robustness.runs import Detector
@@ -55,9 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of docs/metrics.md",
     )
     parser.add_argument("--images", type=positive, help="take that many, spread over the data set")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
-    parser.add_argument("--seed", type=int, default=0, help="of noise, windows and chains")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode and degrade")
+    parser.add_argument("--resamples", type=whole(0), default=1000, help="of the bootstrap")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of noise, windows and chains")
+    parser.add_argument(
+        "--workers", type=whole(0), default=0, help="processes that decode and degrade"
+    )
     command_line.add_config_options(parser)
 
 
@@ -117,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         "weights": str(arguments.weights or arguments.maps),
         "config": arguments.config_file,
     }
-    with output_folder(arguments.output, [arguments.dataset], empty=False):
+    with output_folder(arguments.output, [arguments.dataset]):
         report = write_curves(plan, measure_points(plan, detector_of(arguments), say), about)
     print_areas(report, arguments.metrics)
     unreadable = report[CLEAN]["unreadable"]

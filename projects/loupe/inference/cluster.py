@@ -42,12 +42,15 @@ class PredictorBuild:
 
 def predict_on_ray(arguments: argparse.Namespace, cfg: CfgNode, names: dict[str, str]) -> int:
     """Predicts on a cluster; returns the exit status."""
-    from loupe.inference.engines_ray import (
-        ROWS,
-        RayPlan,
-        all_rows,
-        predict_on_cluster,
+    from loupe.inference.earlier import (
+        PREDICTED,
+        RAY_ROWS,
+        check_earlier,
+        check_resumable,
+        parts_beside,
+        remove_earlier,
     )
+    from loupe.inference.engines_ray import RayPlan, all_rows, predict_on_cluster
     from loupe.inference.folders import TABLE
     from loupe.inference.results import COLUMNS
     from loupe.writing import locked_folder, write_csv
@@ -67,10 +70,17 @@ def predict_on_ray(arguments: argparse.Namespace, cfg: CfgNode, names: dict[str,
             print(f"{done} images, {failed} failed, {rate:.1f} a second", file=sys.stderr)
 
     with locked_folder(arguments.output, "--output") as folder:
-        if not arguments.resume:
-            for old in (folder / ROWS).glob("*.parquet"):
-                old.unlink()
         build = PredictorBuild(cfg.dump(), arguments.weights)
+        if arguments.resume:
+            check_resumable(folder, RAY_ROWS)
+        else:
+            places = [folder, *parts_beside(folder, folder)]
+            for place in places:
+                check_earlier(place, PREDICTED, overwrite=arguments.overwrite)
+            if arguments.overwrite:
+                build()  # A mistake in it is told here, while the earlier results are there.
+            for place in places:
+                remove_earlier(place, PREDICTED)
         predict_on_cluster(build, list(names), folder, plan, told)
         rows = [row for row in all_rows(folder) if row["file"] in names]
         write_csv(folder / TABLE, COLUMNS, [_cells(row) for row in rows])

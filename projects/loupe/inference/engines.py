@@ -31,13 +31,23 @@ def use_graph(predictor: LoupePredictor, file: Path) -> None:
     """Lets a predictor run a graph of `loupe export` wherever an image fits it.
 
     Raises:
-        GraphError: It was made of other weights.
+        GraphError: There is no such file, it is no graph, or it was made of other weights.
     """
     import onnxruntime
 
+    if not file.is_file():
+        raise GraphError(f"{file}: there is no such file; give --graph one of loupe export")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    providers = ["CPUExecutionProvider"]
+    try:
+        session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+    except Exception as error:  # onnxruntime's errors have no public type.
+        reason = " ".join(str(error).split())
+        raise GraphError(
+            f"{file}: is no graph that onnxruntime can run ({reason}); give --graph one of loupe "
+            "export"
+        ) from error
     metadata = session.get_modelmeta().custom_metadata_map
     digest = digest_of(predictor.cfg.MODEL.WEIGHTS)
     if metadata.get("weights") != digest:

@@ -8,16 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from loupe.data.sources.files import RESULT_FOLDERS, RESULT_TABLES, list_images, result_names
+from loupe.data.sources.files import RESULT_TABLES, list_images, result_names
+from loupe.inference.earlier import Results, check_earlier, check_resumable
 from loupe.inference.journal import JOURNAL
-from loupe.inference.regions import COCO, REGIONS
-from loupe.writing import LOCK, UNFINISHED, OutputError, locked_folder
+from loupe.writing import LOCK, OutputError, locked_folder
 
-# What a run writes into its folder.
 TABLE, UNFINISHED_TABLE = RESULT_TABLES
-PICTURES = RESULT_FOLDERS
-# Beside the tables, of the same run.
-_OTHERS = (JOURNAL, REGIONS, COCO)
 
 
 def find_images(inputs: str | Path | Sequence[str | Path]) -> dict[str, str]:
@@ -74,27 +70,37 @@ def _expanded(place: str) -> list[str]:
 
 @contextmanager
 def output_folder(
-    output: str | Path, inputs: Sequence[str | Path] = (), *, empty: bool = True
+    output: str | Path,
+    inputs: Sequence[str | Path] = (),
+    *,
+    results: Results | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> Iterator[Path]:
-    """Checks, locks and empties the folder of a run's results, before anything costly is done.
+    """Checks and locks the folder of a run's results, before anything costly is done.
+
+    Nothing is removed here: `remove_earlier` does it once there is something new.
 
     Args:
         output: The folder.
         inputs: What is read; `output` must not lie in one of them, or its results would be
             predicted by the next run.
-        empty: Remove pictures and tables of earlier predictions, so that they cannot stand beside
-            new ones.
+        results: What the run writes, if a second run would lose or mix it.
+        overwrite: The run may remove such results of an earlier run.
+        resume: The run goes on with them, if it can.
 
     Raises:
         OutputError: It lies in an input, is a link, cannot be written to, is used by another run,
-            or holds pictures that no earlier run has written.
+            or holds results of an earlier run or pictures that no earlier run has written.
     """
     folder = Path(output)
-    _refuse_links(folder)
+    _refuse_links(folder, () if results is None else results.top_names())
     _refuse_inside(folder, inputs)
     with locked_folder(folder, "--output"):
-        if empty:
-            _remove_earlier(folder)
+        if resume:
+            check_resumable(folder, JOURNAL)
+        elif results is not None:
+            check_earlier(folder, results, overwrite=overwrite)
         yield folder
 
 
@@ -109,27 +115,10 @@ def _refuse_inside(folder: Path, inputs: Sequence[str | Path]) -> None:
             )
 
 
-def _refuse_links(folder: Path) -> None:
-    names = ("", TABLE, UNFINISHED_TABLE, LOCK, *_OTHERS, *PICTURES)
-    for path in (folder / name for name in names):
+def _refuse_links(folder: Path, names: Sequence[str]) -> None:
+    for path in (folder / name for name in ("", LOCK, *names)):
         if path.is_symlink():
             raise OutputError(
                 f"{path}: is a link to {os.readlink(path)}, and writing would follow it; give the "
                 "place itself as --output, or remove the link"
             )
-
-
-def _remove_earlier(folder: Path) -> None:
-    """Removes what an earlier run has written, whole or interrupted."""
-    tables = [folder / TABLE, folder / UNFINISHED_TABLE]
-    pictures = [path for name in PICTURES for path in (folder / name).rglob("*") if path.is_file()]
-    if pictures and not any(table.exists() for table in tables):
-        raise OutputError(
-            f"{pictures[0].parent}: holds files, but {folder} has no {TABLE} of an earlier run; "
-            "give another --output"
-        )
-    for path in pictures:
-        if path.suffix == ".png" or path.name.startswith(UNFINISHED):
-            path.unlink()
-    for table in (*tables, *(folder / name for name in _OTHERS)):
-        table.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Journal:
                 if whole == 0 and entry.get("settings") != settings:
                     raise ResumeError(
                         f"{folder}: was written with other weights, settings or options; give the "
-                        "same, leave out --resume to start afresh, or give another --output"
+                        "same, give another --output, or start afresh with --overwrite"
                     )
                 if "file" in entry:
                     self._places[entry["file"]] = whole
@@ -100,6 +100,10 @@ class Journal:
             return None
         folder = self._path.parent
         return entry if all((folder / name).is_file() for name in entry["files"]) else None
+
+    def others(self, images: Iterable[str]) -> int:
+        """Number of images that earlier runs have noted, and that are none of these."""
+        return len(self._places.keys() - {_text(image) for image in images})
 
     def add(self, image: str, row: Mapping[str, Any], regions: Any, files: Sequence[str]) -> None:
         """Notes an image whose files are on the disk."""

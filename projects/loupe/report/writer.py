@@ -24,15 +24,24 @@ from loupe.data.images.decoding import read_picture
 from loupe.data.images.errors import UnreadableImageError
 from loupe.data.images.orientation import turn
 from loupe.explanation.facts import measure
+from loupe.inference.earlier import Results
 from loupe.inference.predictor import FilePrediction
 from loupe.inference.results import classes_text
 from loupe.report.file_facts import facts_of_file
 from loupe.report.page import page
 from loupe.structures import Prediction
-from loupe.writing import write_bytes, write_csv, write_json, write_text
+from loupe.writing import UNFINISHED, write_bytes, write_csv, write_json, write_text
 
 SCHEMA = 1
 PICTURES = "pictures"
+# `report.csv` until all pictures are written.
+UNFINISHED_TABLE = "report.unfinished.csv"
+_NUMBER = "[0-9]" * 6
+REPORT = Results(
+    ("report.csv", UNFINISHED_TABLE),
+    ("report.json", "index.html"),
+    tuple(f"{PICTURES}/{one}" for one in (f"{_NUMBER}.jpg", f"{_NUMBER}.png", f"{UNFINISHED}*")),
+)
 # Longest side in pixels of the pictures on the page, and their JPEG quality.
 LONGEST, QUALITY = 1024, 85
 COLUMNS = (
@@ -81,6 +90,8 @@ def write_report(
         Number of images reported, number of images that could not be.
     """
     folder = Path(folder)
+    # Says whose the pictures are, if the run is stopped.
+    write_csv(folder / UNFINISHED_TABLE, COLUMNS, [])
     entries = list(_entries(results, folder, told))
     done = [entry for entry in entries if not entry["error"]]
     failed = [entry for entry in entries if entry["error"]]
@@ -97,6 +108,7 @@ def write_report(
     write_json(folder / "report.json", content)
     write_csv(folder / "report.csv", COLUMNS, map(_row, [*done, *failed]))
     write_text(folder / "index.html", page(content))
+    (folder / UNFINISHED_TABLE).unlink()
     return len(done), len(failed)
 
 
