@@ -15,6 +15,7 @@ from loupe.checkpoint import (
     register_shipped_weights,
     save_weights,
 )
+from loupe.commands.command_line import UsageError
 from loupe.commands.publish import publish
 from loupe.model_zoo import CONFIGS, SUMS, ShippedWeightsError, shipped_file
 
@@ -77,6 +78,19 @@ def test_weights_too_large_for_half_precision_are_refused(folder: Path, tmp_path
     with pytest.raises(CheckpointError, match=r"not in half precision: a"):
         publish(tmp_path / "model.pth", "tiny.safetensors", folder)
     assert (folder / "tiny.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    "name", ["{}/a.safetensors", "../a.safetensors", "a.pth", ".safetensors", "a b.safetensors"]
+)
+def test_a_name_that_leaves_the_folder_is_refused(name: str, tmp_path: Path):
+    save_weights({"a": torch.ones(1)}, tmp_path / "model.pth")
+    place = tmp_path / "weights"
+    place.mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"without a folder, that ends in \.safetensors"):
+        publish(tmp_path / "model.pth", name.format(tmp_path), place)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_detectron2_itself_finds_shipped_weights():

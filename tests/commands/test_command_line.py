@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from loupe.__main__ import COMMANDS, main
-from loupe.commands.command_line import run_command, split_options
+from loupe.commands import predict, publish
+from loupe.commands.command_line import parse, run_command, split_options
 
 ROOT = Path(__file__).parents[2]
 TOOLS = sorted(set((ROOT / "tools").glob("[!_]*.py")) - {ROOT / "tools" / "install_detectron2.py"})
@@ -74,6 +75,18 @@ def test_tools_are_doors_of_a_few_lines():
         (["train", "--config-file", "none.yaml"], "none.yaml"),
         (["robustness", "data", "--axes", "rain"], "'rain' is unknown; choose from "),
         (["visualize", "data", "--output", "o", "--images", "0"], "no whole number from 1 on"),
+        (["serve", "--port", "99999"], "--port: '99999' is no whole number from 0 to 65535"),
+        (["predict", "a.jpg", "--threads", "-3"], "--threads: '-3' is no whole number from 0 to"),
+        (["report", "a.jpg", "--output", "o", "--workers", "-1"], "--workers: '-1' is no whole"),
+        (
+            ["predict", "--json", "--files-from", "no.txt"],
+            "--files-from no.txt: cannot be read (No",
+        ),
+        (["score", "a", "b", "--output", "o", "--resamples", "-1"], "--resamples: '-1' is no wh"),
+        (["robustness", "a", "--seed", "-1"], "--seed: '-1' is no whole number from 0 on"),
+        (["doctor", "a", "--max-distance", "65"], "'65' is no whole number from 0 to 64"),
+        (["predict", "--", "-a.jpg", "--output", "o"], "--output stands behind --, where all"),
+        (["predict", "--output", "o", "--", "-none.jpg"], "error: -none.jpg: there is no such"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(words: list[str], message: str, capsys):
@@ -145,6 +158,19 @@ def test_a_fault_of_ours_keeps_its_traceback():
 
     with pytest.raises(KeyError, match="a bug"):
         run_command("predict", "", lambda parser: None, run, [])
+
+
+@pytest.mark.parametrize("before", [["--output", "o"], ["b.jpg", "--output", "o"], []])
+def test_words_behind_two_dashes_are_names(before: list[str], tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("--odd.jpg").touch()
+    words = [*before, "--", "-dash.png", "--odd.jpg", "c.jpg", "SOLVER.BASE_LR", "-1"]
+    found = parse("predict", "", predict.add_arguments, words)
+    assert found.inputs == [*before[:-2], "-dash.png", "--odd.jpg", "c.jpg"]
+    assert found.opts == ["SOLVER.BASE_LR", "-1"]
+    assert found.output == ("o" if before else None)
+    found = parse("publish", "", publish.add_arguments, ["--", "-a.pth", "x"])
+    assert (found.source, found.name) == (Path("-a.pth"), "x")
 
 
 @pytest.mark.parametrize(

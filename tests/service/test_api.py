@@ -100,7 +100,19 @@ def test_damage_that_only_decoding_finds_is_the_clients_fault(client: httpx.Clie
 def test_a_request_without_a_file_says_what_is_missing(client: httpx.Client):
     answer = client.post(POST, data={"picture": "none"})
     assert (answer.status_code, "body.file" in answer.json()["error"]) == (422, True)
+    assert answer.json()["error"].endswith("; send the image as the multipart field file")
     assert client.post(POST, content=b"x").status_code == 422
+
+
+def test_the_frameworks_own_errors_have_a_remedy(client: httpx.Client):
+    answer = client.put(POST)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["error"] == "PUT /v1/predictions: Method Not Allowed; send POST"
+    answer = client.get("/v2")
+    assert answer.status_code == 404
+    assert answer.json()["error"] == "GET /v2: Not Found; see /docs"
+    answer = client.get(f"{POST}/{'0' * 32}", params={"wait": "long"})
+    assert (answer.status_code, "; see /docs" in answer.json()["error"]) == (422, True)
 
 
 def test_a_worker_that_dies_costs_its_image_alone(

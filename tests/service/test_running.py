@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from loupe.commands import serve
@@ -16,6 +20,26 @@ from tests.service.conftest import PATIENCE, client_of, png, serving, upload, wa
 from tests.service.predictors import HANGS, HELD, SLOW, build_that_fails
 
 POST = "/v1/predictions"
+ROOT = Path(__file__).parents[2]
+SERVE = """
+import sys
+from pathlib import Path
+from loupe.commands.command_line import run_command
+from loupe.service.running import Device
+from loupe.service.server import listen, run_server
+from loupe.service.settings import Settings
+from tests.service.predictors import build
+
+def run(arguments):
+    listening = listen("127.0.0.1", 0)
+    port = listening.getsockname()[1]
+    devices = [Device("cpu", build)]
+    run_server(Settings(Path(sys.argv[1])), devices, listening, lambda: print(port, flush=True))
+    return 0
+
+if __name__ == "__main__":
+    sys.exit(run_command("serve", "", lambda parser: None, run, []))
+"""
 
 
 def test_a_restart_keeps_what_is_finished_and_marks_the_rest(tmp_path: Path):
@@ -63,6 +87,35 @@ def test_stopping_finishes_what_runs_and_hands_back_what_waits(
     states = [store.get(one["id"]).state for one in told]
     assert states == [State.DONE, State.INTERRUPTED, State.INTERRUPTED]
     store.close()
+
+
+def test_a_clean_stop_ends_with_status_0(tmp_path: Path):
+    runs = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        words = [sys.executable, "-W", "ignore", "-c", SERVE, str(tmp_path / number.name)]
+        with (tmp_path / f"{number.name}.log").open("w") as log:
+            runs[number] = subprocess.Popen(
+                words, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
+            )
+    try:
+        for number, process in runs.items():
+            with client_of(f"http://127.0.0.1:{int(process.stdout.readline())}") as client:
+                wait_until(lambda client=client: is_ready(client))
+            process.send_signal(number)
+            assert process.wait(PATIENCE) == 0
+            last = (tmp_path / f"{number.name}.log").read_text().splitlines()[-1]
+            assert '"service stops"' in last
+    finally:
+        for process in runs.values():
+            process.kill()
+            process.communicate()
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/v1/health").status_code == 200
+    except httpx.ConnectError:  # It is announced a little before it listens.
+        return False
 
 
 def test_an_image_that_takes_too_long_ends_with_a_sentence(

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loupe.commands.command_line import positive, run_command, some_of
+from loupe.commands.command_line import positive, run_command, some_of, whole
 from loupe.threads import usable_cores
 from loupe.writing import locked_folder, write_json, write_text
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patch-size", type=positive, default=14, help="for the alphas")
     parser.add_argument(
         "--max-distance",
-        type=int,
+        type=whole(0, 64),
         default=6,
         metavar="BITS",
         help="of 64 by which images that look alike may differ (default 6)",

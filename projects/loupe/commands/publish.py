@@ -11,14 +11,16 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from loupe.commands.command_line import run_command
+from loupe.commands.command_line import UsageError, run_command
 from loupe.model_zoo import FOLDER, SUMS
 from loupe.writing import write_text
 
+_NAME = re.compile(r"\w[\w.-]*\.safetensors")
 LARGEST_HALF = 65504.0
 
 
@@ -34,8 +36,14 @@ def publish(
         metadata: Words that the file carries beside its tensors.
 
     Raises:
+        UsageError: It is no name of a file in the folder.
         CheckpointError: The source is unreadable, or a weight does not fit half precision.
     """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a file in {folder.name}/; give a name of letters, digits, _, "
+            "- and ., without a folder, that ends in .safetensors"
+        )
     from loupe.checkpoint import CheckpointError, load_weights, save_weights
 
     weights = load_weights(source)

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loupe.commands.command_line import positive, run_command, some_of
+from loupe.commands.command_line import positive, run_command, some_of, whole
 from loupe.threads import usable_cores
 from loupe.writing import locked_folder, write_json, write_text
 
@@ -97,9 +97,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of docs/metrics.md; default: all",
     )
     parser.add_argument(
-        "--benco-size", type=int, help="network size of benco/* (default 512); 0 = own size"
+        "--benco-size", type=whole(0), help="network size of benco/* (default 512); 0 = own size"
     )
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
+    parser.add_argument("--resamples", type=whole(0), default=1000, help="of the bootstrap")
     parser.add_argument("--processes", type=positive, default=usable_cores())
     parser.add_argument(
         "--temperature", type=_temperature, default=1.0, help="number or calibration.json"

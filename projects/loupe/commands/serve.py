@@ -9,12 +9,13 @@ Then open http://127.0.0.1:8000, or send images:
     curl -F file=@photograph.jpg http://127.0.0.1:8000/v1/predictions
 
 Nothing leaves this machine. Only programs on it can reach the service, unless --host says so; then
-every request needs the token (also LOUPE_TOKEN; drawn at random and printed if none is given).
+everything but the page and its health needs the token (also LOUPE_TOKEN; drawn at random and
+printed if none is given).
 --write adds a text by a language model to each prediction, as `loupe explain --write` does (3 to 4
 seconds of a core each). docs/service.md has the API, the limits, and how to put it behind a reverse
-proxy. SIGTERM and Ctrl-C let it finish what was accepted.
+proxy. SIGTERM and Ctrl-C let it finish what was accepted; a second Ctrl-C does not.
 
-Exit status: 0 = told to stop, 2 = nothing was done.
+Exit status: 0 = told to stop, 2 = nothing was done, or a fault ended it, 130 = a second Ctrl-C.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ from loupe.commands.command_line import (
     check_device,
     positive,
     run_command,
+    whole,
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("--host", default="127.0.0.1", help="address (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port (8000; 0 = a free one)")
+    parser.add_argument(
+        "--port", type=whole(0, 65535), default=8000, help="port (8000; 0 = a free one)"
+    )
     parser.add_argument("--token", help="what clients must send as Authorization: Bearer TOKEN")
     parser.add_argument(
         "--name", action="append", default=[], help="another name of the host, as behind a proxy"

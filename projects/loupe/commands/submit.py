@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loupe.commands.command_line import add_challenge_options, run_command
+from loupe.commands.command_line import add_challenge_options, run_command, whole
 
 if TYPE_CHECKING:
     from loupe.challenge.checks import Sizes
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--box-threshold", type=float, help="ddlx2026: pixels of boxes, from it on")
     parser.add_argument(
         "--smallest-region",
-        type=int,
+        type=whole(0),
         metavar="PIXELS",
         help="ddlx2026: of the smallest region that has a box",
     )

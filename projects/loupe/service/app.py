@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
@@ -55,14 +56,21 @@ def create_app(service: RunningService) -> FastAPI:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+    told = str(error.detail)
+    if told == HTTPStatus(error.status_code).phrase:  # Of the framework, without a remedy.
+        allowed = (error.headers or {}).get("Allow")
+        remedy = f"send {allowed}" if allowed else "see /docs"
+        told = f"{request.method} {request.url.path}: {told}; {remedy}"
+    return JSONResponse({"error": told}, error.status_code, error.headers)
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    told = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-    return JSONResponse({"error": "; ".join(told)}, 422)
+    told = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    no_file = any(one["loc"] == ("body", "file") for one in error.errors())
+    remedy = "send the image as the multipart field file" if no_file else "see /docs"
+    return JSONResponse({"error": f"{', '.join(told)}; {remedy}"}, 422)
 
 
 async def _fault(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": "a fault of the service; its log says more"}, 500)
+    return JSONResponse({"error": "a fault of the service; see its log"}, 500)

@@ -80,7 +80,9 @@ class BodyLimits:
                 message = await asyncio.wait_for(receive(), max(deadline - time.monotonic(), 0))
             except asyncio.TimeoutError:  # noqa: UP041  Python 3.10 has two of them.
                 raise HTTPException(
-                    408, f"the body took longer than {self._settings.upload_seconds:g} s"
+                    408,
+                    f"the body took longer than {self._settings.upload_seconds:g} s; send a "
+                    "smaller image, or over a faster connection",
                 ) from None
             total += len(message.get("body", b""))
             if total > self._most:

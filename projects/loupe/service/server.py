@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -47,9 +48,14 @@ class _Server(uvicorn.Server):
         self._service = service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM or SIGINT."""
+        """SIGTERM or SIGINT; a second SIGINT ends what waits, too.
+
+        uvicorn's own sends the signal once more after a clean stop, which would become the
+        process' exit status.
+        """
         self._service.begin_stop()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.force_exit or (self.should_exit and sig == signal.SIGINT)
+        self.should_exit = True
 
 
 def run_server(
@@ -68,6 +74,7 @@ def run_server(
 
     Raises:
         ServerError: A worker cannot be started.
+        KeyboardInterrupt: A second SIGINT did not let it finish.
     """
     reasons: list[str] = []
 
@@ -96,3 +103,5 @@ def run_server(
     server.run([listening])
     if reasons:
         raise ServerError(reasons[0])
+    if server.force_exit:
+        raise KeyboardInterrupt
