@@ -59,3 +59,27 @@ def test_results_do_not_go_where_images_are_read(listed: Path, capsys):
     folder = listed.parent / "in"
     assert evaluate.main([str(folder), "--output", str(folder / "out")]) == 2
     assert "give an --output outside" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["image,label", "in/a.png,", "in/b.png,"], "no image has a label; an evaluation needs truth"),
+        (["image,label", "in/bad.png,0"], "no image with a label could be read (1 unreadable)"),
+        (["image,label", "in/a.png,0", "in/b.png,maybe"], "maybe"),
+    ],
+)
+def test_a_list_that_nothing_can_be_measured_on_is_one_line(listed: Path, rows, said, capsys):
+    listed.write_text("\n".join(rows) + "\n")
+    capsys.readouterr()
+    assert evaluate.main([str(listed), "--output", str(listed.parent / "out"), *SMALL]) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert len(printed.err.splitlines()) == 1
+    # What can be seen in the list alone is told before a model is built and logged.
+    assert ("Configuration:" in printed.out) == ("could be read" in said)
+
+
+def test_the_files_of_an_explainer_are_counted_too():
+    assert evaluate.left_out([{"image_id": "a"}]) == 0
+    assert evaluate.left_out({"dataset": "x", "images": 3, "errors": {"a": "gone"}}) == 1

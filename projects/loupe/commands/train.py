@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import nullcontext
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loupe.commands.command_line import add_options, read_config, run_command
 from loupe.writing import locked_folder
 
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+NEEDS_TRUTH = "an evaluation needs truth; list the images with labels (docs/datasets.md)"
 # As Detectron2: a port of each user's own, so that a run left behind is noticed.
 PORT = 2**15 + 2**14 + hash(getattr(os, "getuid", lambda: 1)()) % 2**14
 
@@ -70,10 +74,38 @@ def is_first(arguments: argparse.Namespace) -> bool:
     return os.environ.get("RANK", "0") == "0" and arguments.machine_rank == 0
 
 
+def read_lists(cfg: CfgNode, names: Sequence[str], *, with_labels: bool = False) -> None:
+    """Reads the lists of data sets before a model is built and its log begins.
+
+    So a fault in a list is told at once, and in one line. Lists of texts are left to the run.
+
+    Raises:
+        ValueError: A list cannot be used, or has no label where some are needed.
+    """
+    from loupe.data.sources.catalog import load_index
+    from loupe.data.sources.index import UNLABELLED, DatasetIndex
+
+    if cfg.MODEL.META_ARCHITECTURE == "Explainer":
+        return
+    for name in names:
+        entries = load_index(name)
+        if isinstance(entries, DatasetIndex):
+            labelled = bool((entries.labels != UNLABELLED).any())
+        else:
+            labelled = any(entry["label"] is not None for entry in entries)
+        if with_labels and not labelled:
+            raise ValueError(f"{name}: no image has a label; {NEEDS_TRUTH}")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Checks the configuration, keeps other runs out of the folder, and runs."""
     cfg = read_config(arguments)  # A mistake in it is told once, before any process starts.
-    with locked_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR") if is_first(arguments) else nullcontext():
+    if not is_first(arguments):
+        start(arguments)
+        return 0
+    with locked_folder(cfg.OUTPUT_DIR, "OUTPUT_DIR"):
+        training = () if arguments.eval_only else cfg.DATASETS.TRAIN
+        read_lists(cfg, [*training, *cfg.DATASETS.TEST])
         start(arguments)
     return 0
 
