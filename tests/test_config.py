@@ -37,6 +37,41 @@ def configs() -> dict[str, CfgNode]:
     return {relative(path): load_config(path) for path in FILES}
 
 
+# ---- A value of another type
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["DATASETS.TRAIN", "a.csv"],
+            """DATASETS.TRAIN is a.csv; it must be a list: write "('a.""",
+        ),
+        (["DATASETS.TEST", "('a.csv'"], "DATASETS.TEST is ('a.csv'; it must be a list, such as"),
+        (["SOLVER.STEPS", "3"], 'SOLVER.STEPS is 3; it must be a list: write "(3,)"'),
+        (["SOLVER.MAX_ITER", "3.5"], "SOLVER.MAX_ITER is 3.5; it must be a whole number"),
+        (["SOLVER.BASE_LR", "1"], "SOLVER.BASE_LR is 1; it must be a number with a point, such as"),
+        (["MODEL.COMPILE", "yes"], "MODEL.COMPILE is yes; it must be True or False"),
+        (["MODEL.WEIGHTS", "3"], """MODEL.WEIGHTS is 3; it must be text: write "'3'\""""),
+        (["MODEL", "3"], "MODEL is 3; it must be a group of settings"),
+        (["INPUT.SIZE.X", "3"], "Non-existent key: INPUT.SIZE.X. Did you mean INPUT.SIZE?"),
+        (["SEED", "1", "INPUT.SIZE"], "SEED 1 INPUT.SIZE: each KEY needs a VALUE"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_with_its_key_and_what_to_write(options, said):
+    with pytest.raises(ConfigError) as caught:
+        load_config("", options)
+    assert str(caught.value).startswith(f"the options: {said}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_an_error_says_to_write_is_taken(tmp_path):
+    assert load_config("", ["DATASETS.TRAIN", "('l.csv',)"]).DATASETS.TRAIN == ("l.csv",)
+    file = write(tmp_path, "a.yaml", "DATASETS: {TRAIN: l.csv}")
+    with pytest.raises(ConfigError, match=r"a\.yaml: DATASETS\.TRAIN is l\.csv; it must be a list"):
+        load_config(file)
+
+
 # ---- A file is data
 
 
@@ -59,7 +94,7 @@ REFUSED = {
     "a giant": ("#" * 1_000_001, "larger than 1000000 bytes"),
     "bytes": ("A: \x00", "not readable as YAML"),
     "an unknown key": ("MODEL: {SEGMENTER: {NUM_QUERIS: 5}}", "Did you mean .*NUM_QUERIES"),
-    "a wrong type": ("SOLVER: {BASE_LR: fast}", r"Type mismatch.* SOLVER\.BASE_LR"),
+    "a wrong type": ("SOLVER: {BASE_LR: fast}", r"SOLVER\.BASE_LR is fast; it must be a number"),
     "a date": ("OUTPUT_DIR: 2020-01-01", "(?s)OUTPUT_DIR|valid type"),
     "a base from the network": ("_BASE_: https://github.com/a.yaml", "must be the path of a file"),
     "a base of another scheme": ("_BASE_: detectron2://a.yaml", "must be the path of a file"),

@@ -70,7 +70,7 @@ def test_tools_are_doors_of_a_few_lines():
             ["predict", "a.jpg", "--output", "o", "MODEL.DEVISE", "cpu"],
             "MODEL.DEVISE. Did you mean MODEL.DEVICE?",
         ),
-        (["predict", "a.jpg", "--output", "o", "SEED"], "odd length"),
+        (["predict", "a.jpg", "--output", "o", "SEED"], "each KEY needs a VALUE"),
         (["train", "--num-gpus", "many"], "argument --num-gpus: invalid int value"),
         (["train", "--config-file", "none.yaml"], "none.yaml"),
         (["robustness", "data", "--axes", "rain"], "'rain' is unknown; choose from "),
@@ -142,6 +142,39 @@ def test_a_place_that_cannot_be_written_to_is_said_before_anything_is_done(
     out, error = capsys.readouterr()
     assert error.splitlines()[-1].startswith(f"error: {file}/out: cannot be written to")
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("sheet", "sheet: this ending is no picture's"),
+        ("file.png/y.png", "file.png: cannot be wri"),
+    ],
+)
+def test_a_sheet_that_cannot_be_written_is_told_before_it_is_drawn(
+    output: str, said: str, monkeypatch, tmp_path: Path, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("file.png").touch()
+    monkeypatch.setattr("loupe.data.training.sheet.draw_sheet", lambda *_: pytest.fail("drawn"))
+    assert main(["visualize", "synthetic://train?size=64", "--output", output]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {said}")
+    assert "give " in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--size", "8"], "--size is 8; it must be at least 32"),
+        (["--difficulty", "300"], "argument --difficulty: '300' is no whole number from 0 to 100"),
+    ],
+)
+def test_synthetic_images_that_cannot_be_made_are_told_at_once(words, said, tmp_path, capsys):
+    assert main(["synthesize", "--output", str(tmp_path / "out"), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {said}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_is_one_line_with_what_to_do(capsys):

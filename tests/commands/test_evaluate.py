@@ -64,7 +64,10 @@ def test_results_do_not_go_where_images_are_read(listed: Path, capsys):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (["image,label", "in/a.png,", "in/b.png,"], "no image has a label; an evaluation needs truth"),
+        (
+            ["image,label", "in/a.png,", "in/b.png,"],
+            "no image has a label; an evaluation needs truth",
+        ),
         (["image,label", "in/bad.png,0"], "no image with a label could be read (1 unreadable)"),
         (["image,label", "in/a.png,0", "in/b.png,maybe"], "maybe"),
     ],

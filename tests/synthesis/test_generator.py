@@ -137,9 +137,9 @@ def test_histories_tell_nothing_of_the_label(scenes):
     ("options", "message"),
     [
         ({"techniques": ("magic",)}, "magic"),
-        ({"techniques": ()}, "some of splice"),
-        ({"size": 16}, "size 16"),
-        ({"photographs": []}, "0 photographs"),
+        ({"techniques": ()}, "choose from splice"),
+        ({"size": 16}, "the size is 16"),
+        ({"photographs": []}, "there are no photographs"),
     ],
 )
 def test_wrong_arguments_are_refused(scenes, options, message):

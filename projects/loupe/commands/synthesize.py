@@ -11,7 +11,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from loupe.commands.command_line import positive, run_command
+from loupe.commands.command_line import UsageError, positive, run_command
 
 COUNTS = {"train": 2000, "valid": 200, "test": 400}
 
@@ -21,17 +21,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the data set")
     for split, count in COUNTS.items():
         parser.add_argument(f"--{split}", type=int, default=count, help=f"images for {split}")
-    parser.add_argument("--size", type=positive, default=256, help="side of the images in pixels")
+    parser.add_argument(
+        "--size", type=positive, default=256, help="side of the images in pixels, at least 32 (256)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
     parser.add_argument(
-        "--difficulty", type=int, default=100, help="0 (strong traces only) to 100 (any)"
+        "--difficulty", type=percent, default=100, help="0 (strong traces only) to 100 (any)"
     )
+
+
+def percent(text: str) -> int:
+    """Type of an option from 0 to 100."""
+    if not text.isdecimal() or int(text) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 100")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the splits that have images."""
     from loupe.data.sources.export import write_synthetic
+    from loupe.data.sources.synthetic import SMALLEST
 
+    if arguments.size < SMALLEST:
+        raise UsageError(f"--size is {arguments.size}; it must be at least {SMALLEST}")
     for split in COUNTS:
         count = getattr(arguments, split)
         if count <= 0:

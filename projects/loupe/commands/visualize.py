@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from loupe.commands.command_line import positive, run_command
+from loupe.writing import OutputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Loads, chooses, draws, saves."""
+    """Loads, chooses, draws, saves.
+
+    Raises:
+        OutputError: The sheet cannot be written under that name.
+    """
     import numpy as np
     from PIL import Image
 
     from loupe.data.sources.catalog import load_dataset
     from loupe.data.training.sheet import draw_sheet
 
+    check_output(arguments.output)
     entries = load_dataset(arguments.dataset)
     if arguments.forged_only:
         entries = [entry for entry in entries if entry["label"] == 1]
@@ -42,10 +48,29 @@ def run(arguments: argparse.Namespace) -> int:
     if not entries:
         raise ValueError(f"{arguments.dataset}: there is no image to show; choose another set")
     sheet = draw_sheet(entries[: arguments.images], arguments.tile, arguments.columns)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(arguments.output)
     print(f"{arguments.output}: {min(arguments.images, len(entries))} of {len(entries)} images")
     return 0
+
+
+def check_output(file: Path) -> None:
+    """Checks before anything is drawn that a picture can be written to a file.
+
+    Raises:
+        OutputError: Its ending is no picture's, or its folder cannot be made.
+    """
+    from PIL import Image
+
+    Image.init()
+    if Image.registered_extensions().get(file.suffix.lower()) not in Image.SAVE:
+        raise OutputError(f"{file}: this ending is no picture's; give --output as {file.stem}.png")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{file.parent}: cannot be written to ({error.strerror or error}); "
+            "give another --output"
+        ) from error
 
 
 main = partial(run_command, "visualize", __doc__, add_arguments, run)

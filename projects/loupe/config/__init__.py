@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from loupe.config.files import ConfigError, read_settings
 from loupe.config.keys import DETECTRON2_RANGES, KEYS
+from loupe.config.ranges import wrong_type
 
 __all__ = ["ConfigError", "add_loupe_config", "check_config", "load_config", "merge_file"]
 
@@ -42,7 +44,13 @@ def load_config(config_file: str | Path, options: Sequence[str] = ()) -> CfgNode
     cfg = add_loupe_config(get_cfg())
     if config_file:
         merge_file(cfg, config_file)
-    _explained(cfg, "the options", lambda: cfg.merge_from_list(list(options)))
+    if len(options) % 2:
+        raise ConfigError(
+            f"the options: {' '.join(map(str, options))}: each KEY needs a VALUE behind it, and "
+            "one has none"
+        )
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        _explained(cfg, "the options", {key: value}, partial(cfg.merge_from_list, [key, value]))
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     check_config(cfg)
@@ -59,7 +67,8 @@ def merge_file(cfg: CfgNode, config_file: str | Path) -> None:
         ConfigError: The file is not plain data, or a key is unknown.
     """
     settings = read_settings(config_file)
-    _explained(cfg, str(config_file), lambda: cfg.merge_from_other_cfg(CfgNode(settings)))
+    source = str(config_file)
+    _explained(cfg, source, settings, lambda: cfg.merge_from_other_cfg(CfgNode(settings)))
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -110,16 +119,33 @@ def _value(cfg: CfgNode, name: str) -> Any:
     return node
 
 
-def _explained(cfg: CfgNode, source: str, merge: Any) -> None:
+def _explained(
+    cfg: CfgNode, source: str, settings: Mapping[str, Any], merge: Callable[[], None]
+) -> None:
     """Merges; names the source of an error, and the nearest known key of an unknown one."""
     try:
         merge()
-    except (KeyError, AssertionError, ValueError) as error:
+    except (KeyError, AssertionError, ValueError, TypeError) as error:
         message = str(error.args[0])
+        mistyped = re.match(r"Type mismatch .* for config key: (\S+)$", message, re.DOTALL)
+        if mistyped:
+            key = mistyped[1]
+            message = wrong_type(key, _given(settings, key), _value(cfg, key))
+            raise ConfigError(f"{source}: {message}") from error
+        if isinstance(error, TypeError):  # A key that goes on behind a value.
+            message = f"Non-existent key: {next(iter(settings))}"
         _, separator, key = message.partition("key: ")
         near = difflib.get_close_matches(key, list(_known_keys(cfg)), n=1) if separator else []
         hint = f". Did you mean {near[0]}?" if near and near[0] != key else ""
         raise ConfigError(f"{source}: {message}{hint}") from error
+
+
+def _given(settings: Mapping[str, Any], key: str) -> Any:
+    """What a file or the options say for a key, whose groups may be tables or joined by dots."""
+    if key in settings:
+        return settings[key]
+    group, _, rest = key.partition(".")
+    return _given(settings[group], rest)
 
 
 def _known_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 
@@ -17,6 +19,35 @@ class Range(NamedTuple):
 
     words: str
     holds: Callable[[Any], bool]
+
+
+def wrong_type(key: str, given: Any, default: Any) -> str:
+    r"""Says that a value is of another type than its key's default, and how to write it.
+
+    Example:
+        >>> wrong_type("DATASETS.TRAIN", "train.csv", ())
+        'DATASETS.TRAIN is train.csv; it must be a list: write "(\'train.csv\',)"'
+    """
+    value = given
+    if isinstance(given, str):
+        with suppress(ValueError, SyntaxError):
+            value = ast.literal_eval(given)
+    if isinstance(default, bool):
+        must = "True or False"
+    elif isinstance(default, int):
+        must = "a whole number, such as 2"
+    elif isinstance(default, float):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        must = f"a number with a point, such as {float(value) if whole else 0.5}"
+    elif isinstance(default, str):
+        must = f"text: write \"'{value}'\""
+    elif isinstance(default, list | tuple):
+        # A bracket that does not close: what was meant is not known.
+        broken = isinstance(value, str) and value[:1] in ("(", "[")
+        must = "a list" + (", such as \"('a', 'b')\"" if broken else f': write "{(value,)!r}"')
+    else:
+        must = f"a group of settings; give one of them, such as {key}.{next(iter(default), '')}"
+    return f"{key} is {given}; it must be {must}"
 
 
 def _is_number(value: Any) -> bool:

@@ -9,6 +9,7 @@ from loupe.synthesis.generated import regenerate
 from loupe.synthesis.generator import (
     AUTHENTIC,
     DEFAULT_TECHNIQUES,
+    SMALLEST,
     TECHNIQUES,
     SyntheticSample,
     forge,
@@ -19,6 +20,7 @@ from loupe.synthesis.generator import (
 __all__ = [
     "AUTHENTIC",
     "DEFAULT_TECHNIQUES",
+    "SMALLEST",
     "TECHNIQUES",
     "SyntheticSample",
     "forge",

@@ -25,6 +25,8 @@ TECHNIQUES = tuple(families.TECHNIQUES)
 # The techniques of a synthetic data set that names none; a clone is a special copy-move.
 DEFAULT_TECHNIQUES = tuple(name for name in TECHNIQUES if name != "clone")
 AUTHENTIC = "authentic"
+# Side of an image in pixels.
+SMALLEST = 32
 
 # A forgery must change at least this fraction of its region's pixels, and all of them by this many
 # grey levels on average. A weaker change cannot be found, so it is drawn again.
@@ -79,14 +81,17 @@ def make_forgery(
         reshared: fraction of images that were shrunk, stored as JPEG once more, or both.
 
     Raises:
-        ValueError: a technique is unknown, or the size is too small.
+        ValueError: a technique is unknown, the size is too small, or there is no photograph.
     """
     unknown = set(techniques) - {*TECHNIQUES, AUTHENTIC}
-    if unknown or not techniques or size < 32 or not len(photographs):
+    if unknown or not techniques:
         raise ValueError(
-            f"techniques {sorted(unknown) or list(techniques)}, size {size}, {len(photographs)} "
-            f"photographs; needed: some of {', '.join(TECHNIQUES)}, at least 32, at least 1"
+            f"techniques {sorted(unknown)} are not known; choose from {', '.join(TECHNIQUES)}"
         )
+    if size < SMALLEST:
+        raise ValueError(f"the size is {size}; images are at least {SMALLEST} pixels wide and high")
+    if not len(photographs):
+        raise ValueError("there are no photographs to make images of; give at least one")
     forged = bool(rng.random() < 0.5) if forged is None else forged
     technique = str(rng.choice(list(techniques))) if forged else AUTHENTIC
     shrunk, stored = draw_sharing(rng) if reshared and rng.random() < reshared else (1.0, False)

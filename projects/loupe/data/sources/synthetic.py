@@ -35,6 +35,7 @@ from loupe.data.sources.photographs import SPLITS, gather_photographs
 from loupe.synthesis import (
     AUTHENTIC,
     DEFAULT_TECHNIQUES,
+    SMALLEST,
     TECHNIQUES,
     SyntheticSample,
     make_forgery,
@@ -47,6 +48,7 @@ _NUMBERS = {
     **{"size": 256, "seed": 0, "difficulty": 100, "uncropped": 0, "reshared": 0, "views": 0},
     "classes": 2,
 }
+_PERCENT = ("difficulty", "uncropped", "reshared")
 # Those that a name mentions only where they are not the default.
 _RARE = {"views", "classes"}
 # Of the middle one of three classes: the whole image went through a generator's last layers.
@@ -214,6 +216,11 @@ def _parse(name: str, last: dict[str, int]) -> _Name:
             f"{', '.join(_WORDS)}; write #, & and + in a path as %23, %26, %2B"
         )
     numbers = defaults | {key: int(value) for key, value in given.items()}
+    for key in _PERCENT:
+        if numbers[key] > 100:
+            raise DatasetError(f"{name}: {key} is {numbers[key]}; it must be from 0 to 100")
+    if numbers["size"] < SMALLEST:
+        raise DatasetError(f"{name}: size is {numbers['size']}; it must be at least {SMALLEST}")
     if numbers["classes"] not in (2, 3) or (numbers["classes"] == 3 and numbers["views"]):
         raise DatasetError(f"{name}: classes must be 2, or 3 without views")
     return _Name(split, numbers, _choose(name, words), words.get("photographs", ""))
