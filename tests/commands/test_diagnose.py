@@ -87,3 +87,9 @@ def test_images_without_labels_are_refused(folder: Path, tmp_path: Path, capsys)
     words += ["--weights", str(folder / "base.pth"), *SMALL]
     assert diagnose.main(words) == 2
     assert "a diagnosis needs truth" in capsys.readouterr().err
+
+
+def test_without_a_configuration_the_small_model_is_diagnosed(folder: Path, tmp_path: Path):
+    words = [str(folder / "list.csv"), "--output", str(tmp_path), "MODEL.DEVICE", "cpu"]
+    assert diagnose.main([*words, "INPUT.SIZE", "64", "DATALOADER.NUM_WORKERS", "0"]) == 1
+    assert json.loads((tmp_path / "diagnosis.json").read_text())["facts"]["counts"]["images"] == 6

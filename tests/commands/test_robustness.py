@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 from loupe.commands import robustness
+from loupe.commands.command_line import DEFAULT_CONFIG
+
+SMALL = ["INPUT.SIZE", "64", "MODEL.DEVICE", "cpu"]
 
 
 @pytest.fixture
@@ -46,11 +50,30 @@ def test_maps_that_are_not_there_are_one_line(data, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--output", "out"], "give one of --config-file"),
-        (["--maps", "a", "--export", "b"], "give one of --config-file"),
+        (["--maps", "a", "--export", "b"], "give only one of --config-file"),
+        (["--maps", "a", "--output", "b", "--config-file", "c"], "give only one of --config-file"),
+        (["--export", "a", "--config-file", "c"], "give only one of --config-file"),
+        ([], "give --output"),
         (["--maps", "a"], "give --output"),
     ],
 )
 def test_a_command_line_that_says_too_little_or_too_much_is_refused(words, message, capsys):
     assert robustness.main(["data", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_without_a_configuration_the_small_model_is_measured(data):
+    words = ["--axes", "shift", "--resamples", "0", "--output", str(data / "out")]
+    assert robustness.main([str(data / "manifest.csv"), *words, *SMALL]) == 0
+    report = json.loads((data / "out/robustness.json").read_text())
+    assert report["config"] == str(DEFAULT_CONFIG)
+    assert report["weights"].startswith("loupe://loupe_tiny")
+    assert report["images"] == 2
+
+
+def test_a_mask_of_another_size_is_told_once_in_a_run(data, caplog):
+    cv2.imwrite(str(data / "mask1.png"), np.full((20, 24), 255, np.uint8))
+    words = ["--axes", "shift", "--resamples", "0", "--output", str(data / "out")]
+    assert robustness.main([str(data / "manifest.csv"), *words, *SMALL]) == 0
+    (said,) = [text for text in caplog.messages if "the mask is 24 x 20 pixels" in text]
+    assert ": 1, the first: " in said

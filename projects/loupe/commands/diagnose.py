@@ -1,6 +1,7 @@
 """Says why a model's numbers are what they are, and what to do first.
 
     loupe diagnose DATASET --config-file FILE --weights FILE --output DIR
+    loupe diagnose DATASET --output DIR                            # of the small Loupe
 
 DATASET: a name, folder or list with labels and masks, as in DATASETS.TEST. Writes to the output
 folder diagnosis.md and diagnosis.json: is the classifier reliable, are the patch maps (the
@@ -15,7 +16,12 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from loupe.commands.command_line import add_config_options, read_config, run_command
+from loupe.commands.command_line import (
+    DEFAULT_CONFIG,
+    add_config_options,
+    read_config,
+    run_command,
+)
 from loupe.writing import write_json, write_text
 
 
@@ -23,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("dataset", help="data set with labels")
     parser.add_argument("--output", required=True, type=Path, help="folder to write to")
-    add_config_options(parser, required=True)
+    add_config_options(parser, DEFAULT_CONFIG)
 
 
 def run(arguments: argparse.Namespace) -> int:

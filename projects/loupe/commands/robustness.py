@@ -1,10 +1,11 @@
 """Measures how a detector's scores fall as images get worse, with curves and areas under them.
 
     loupe robustness DATASET --config-file FILE --weights FILE --output DIR
+    loupe robustness DATASET --output DIR                     # of the small Loupe
     loupe robustness DATASET --export FOLDER                  # for another tool to predict on
     loupe robustness FOLDER  --maps PREDICTIONS --output DIR  # scores what it has saved
 
-The second form writes every degraded image and its mask to FOLDER/<axis>/<level>/; the third scores
+--export writes every degraded image and its mask to FOLDER/<axis>/<level>/; --maps scores
 PREDICTIONS/<axis>/<level>/, each a folder that `loupe score` can read. Axes and levels are in
 docs/robustness.md. Writes to DIR robustness.json and robustness.csv, anew after each axis, and a
 figure for each metric. Each level that is done is kept in DIR/points/, so that the same command
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from loupe.commands import command_line
 from loupe.commands.command_line import (
+    DEFAULT_CONFIG,
     UsageError,
     positive,
     read_config,
@@ -67,16 +69,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=whole(0), default=0, help="processes that decode and degrade"
     )
-    command_line.add_config_options(parser)
+    command_line.add_config_options(parser, DEFAULT_CONFIG)
+    # `check` has to see whether a model was asked for.
+    parser.set_defaults(config_file=None)
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Raises a UsageError where the command line says too little or too much."""
+    """Raises a UsageError where the command line says too little or too much.
+
+    Without --export and --maps it is a model that is measured, by default the small Loupe.
+    """
     ways = [arguments.config_file, arguments.export, arguments.maps]
-    if sum(way is not None for way in ways) != 1:
-        raise UsageError("give one of --config-file (a model), --export and --maps")
+    if sum(way is not None for way in ways) > 1:
+        raise UsageError("give only one of --config-file (a model), --export and --maps")
     if arguments.output is None and arguments.export is None:
         raise UsageError("there is no place for the results; give --output")
+    if not any(way is not None for way in ways):
+        arguments.config_file = str(DEFAULT_CONFIG)
 
 
 def detector_of(arguments: argparse.Namespace) -> Detector:
@@ -121,13 +130,14 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.seed,
         arguments.output,
     )
-    about = {
-        "dataset": arguments.dataset,
-        "weights": str(arguments.weights or arguments.maps),
-        "config": arguments.config_file,
-    }
     with output_folder(arguments.output, [arguments.dataset]):
-        report = write_curves(plan, measure_points(plan, detector_of(arguments), say), about)
+        detector = detector_of(arguments)
+        about = {
+            "dataset": arguments.dataset,
+            "weights": detector.source,
+            "config": arguments.config_file,
+        }
+        report = write_curves(plan, measure_points(plan, detector, say), about)
     print_areas(report, arguments.metrics)
     unreadable = report[CLEAN]["unreadable"]
     if unreadable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -34,10 +34,14 @@ class DegradingMapper:
         """The item; "ground_truth" is at the degraded image's size."""
         item = {"file_name": entry["file_name"], "image_id": entry["image_id"]}
         try:
-            image, mask = read_degraded(entry, self.axis, self.level, self.seed)
+            whole = _read(entry)
+            image, mask = _degraded(entry, whole, self.axis, self.level, self.seed)
             item |= self.map_image(image)
         except UNUSABLE as error:
             return item | {"error": str(error)}
+        # Said once in a run, of the images as they are.
+        if self.axis == CLEAN and whole.resized_mask:
+            item["resized_mask"] = whole.resized_mask
         truth = GroundTruth(entry["label"], mask, entry["technique"], entry["source"])
         return item | {"ground_truth": truth}
 
@@ -48,15 +52,29 @@ def read_degraded(entry: dict[str, Any], axis: str, level: Level, seed: int) -> 
     Raises:
         ValueError: a file cannot be read.
     """
-    name = entry["file_name"]
+    return _degraded(entry, _read(entry), axis, level, seed)
+
+
+class _Whole(NamedTuple):
+    """Image and mask before degradation; `resized_mask` as of a `StoredPair`."""
+
+    image: np.ndarray
     mask: np.ndarray | None
+    resized_mask: str = ""
+
+
+def _read(entry: dict[str, Any]) -> _Whole:
+    name = entry["file_name"]
     if is_synthetic(name):
-        image, mask = render(name)
-    else:
-        mask_file = entry["mask_file_name"] if entry["label"] else None
-        # As stored, the image alike: a degraded image has no orientation any more.
-        pair = read_stored_pair(name, mask_file, "resize", entry.get("mask_rule", ""))
-        image, mask = pair.picture.pixels, pair.mask
+        return _Whole(*render(name))
+    mask_file = entry["mask_file_name"] if entry["label"] else None
+    # As stored, the image alike: a degraded image has no orientation any more.
+    pair = read_stored_pair(name, mask_file, "resize", entry.get("mask_rule", ""))
+    return _Whole(pair.picture.pixels, pair.mask, pair.resized_mask)
+
+
+def _degraded(entry: dict[str, Any], whole: _Whole, axis: str, level: Level, seed: int) -> Pair:
+    image, mask, _ = whole
     if not entry["label"]:
         mask = None
     elif entry.get("wholly_forged"):

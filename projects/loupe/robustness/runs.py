@@ -11,8 +11,7 @@ import torch
 from loupe.data.images.degradation import DEGRADATIONS, Level
 from loupe.data.images.masks import read_mask
 from loupe.data.sources.catalog import load_dataset
-from loupe.data.training.loaders import EvaluationDataset, start_worker
-from loupe.data.training.steady import SteadyLoader
+from loupe.data.training.loaders import EvaluationDataset, EvaluationLoader, start_worker
 from loupe.evaluation.evaluator import ForgeryEvaluator
 from loupe.evaluation.metrics import METRICS
 from loupe.evaluation.predictions import find_predictions
@@ -34,7 +33,13 @@ from loupe.structures import GroundTruth
 
 
 class Detector(Protocol):
-    """What is measured at a point."""
+    """What is measured at a point.
+
+    Attributes:
+        source: its weights, or the folder of its maps, for the report.
+    """
+
+    source: str
 
     def measure(self, axis: str, level: Level, evaluator: ForgeryEvaluator) -> None:
         """Gives the evaluator its predictions of the degraded images."""
@@ -68,6 +73,7 @@ class ModelDetector:
         files = [weights]
         for entry in entries:
             files += [entry["file_name"], entry["mask_file_name"] or ""]
+        self.source = str(predictor.cfg.MODEL.WEIGHTS)
         self._key = digest([seed, predictor.cfg.dump(), entries], files)
 
     def key(self, axis: str, level: Level) -> str:
@@ -77,7 +83,7 @@ class ModelDetector:
     @torch.no_grad()
     def measure(self, axis: str, level: Level, evaluator: ForgeryEvaluator) -> None:
         """Predicts all images, degraded; a prediction that cannot be measured is counted."""
-        loader = SteadyLoader(
+        loader = EvaluationLoader(
             EvaluationDataset(
                 self.entries,
                 DegradingMapper(axis, level, self.seed, self.predictor.mapper.map_image),
@@ -101,7 +107,7 @@ class SavedDetector:
 
     def __init__(self, exported: Path, maps: Path) -> None:
         """Reads nothing yet."""
-        self.exported, self.maps = exported, maps
+        self.exported, self.maps, self.source = exported, maps, str(maps)
 
     def key(self, axis: str, level: Level) -> str:
         """Digest of the point's images, masks and maps."""
