@@ -84,6 +84,16 @@ def test_tools_are_doors_of_a_few_lines():
         ),
         (["score", "a", "b", "--output", "o", "--resamples", "-1"], "--resamples: '-1' is no wh"),
         (["robustness", "a", "--seed", "-1"], "--seed: '-1' is no whole number from 0 on"),
+        (
+            ["score", "a", "b", "--output", "o", "--temperature", "x"],
+            "'x' is no number, and no cal",
+        ),
+        (
+            ["publish", "a", "b.safetensors", "--verdict", "no.json"],
+            "--verdict no.json: is no rule",
+        ),
+        # An address that documents use, and no machine has.
+        (["serve", "--host", "192.0.2.1", "--store", "o"], "give another --host"),
         (["doctor", "a", "--max-distance", "65"], "'65' is no whole number from 0 to 64"),
         (["predict", "--", "-a.jpg", "--output", "o"], "--output stands behind --, where all"),
         (["predict", "--output", "o", "--", "-none.jpg"], "error: -none.jpg: there is no such"),

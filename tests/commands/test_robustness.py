@@ -30,6 +30,8 @@ def data(tmp_path: Path) -> Path:
 def test_exported_images_are_scored_from_saved_maps(data, capsys):
     words = ["--axes", "shift", "--resamples", "0"]
     assert robustness.main([str(data), "--export", str(data / "out"), *words]) == 0
+    assert robustness.main([str(data), "--export", str(data / "out"), "--images", "1", *words]) == 2
+    assert "holds images of an earlier export" in capsys.readouterr().err
     for folder in (data / "out").rglob("images"):
         place = data / "saved" / folder.parent.relative_to(data / "out")
         place.mkdir(parents=True)

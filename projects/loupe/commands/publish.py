@@ -73,8 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     metadata = None
     if arguments.verdict:
-        values = json.loads(arguments.verdict.read_text(encoding="utf-8"))
-        metadata = VerdictRule.of(values).as_metadata()
+        try:
+            values = json.loads(arguments.verdict.read_text(encoding="utf-8"))
+            metadata = VerdictRule.of(values).as_metadata()
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"--verdict {arguments.verdict}: is no rule for verdicts ({error}); give a file of "
+                "research.detector.calibrate"
+            ) from error
     digest = publish(arguments.source, arguments.name, metadata=metadata)
     size = (FOLDER / arguments.name).stat().st_size / 1e6
     print(f"{FOLDER / arguments.name}: {size:.1f} MB, SHA-256 {digest}")

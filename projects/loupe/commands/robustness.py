@@ -148,10 +148,17 @@ def run(arguments: argparse.Namespace) -> int:
 def export_images(arguments: argparse.Namespace) -> int:
     """Writes the degraded images; returns 1 if some had to be left out."""
     from loupe.robustness.degraded import export, select
-    from loupe.robustness.points import list_points
+    from loupe.robustness.points import list_points, point_folder
 
     entries = select(arguments.dataset, arguments.images)
     points = list_points(arguments.axes)
+    for axis, level in points:
+        images = arguments.export / point_folder(axis, level) / "images"
+        if images.is_dir() and any(images.iterdir()):
+            raise UsageError(
+                f"{images}: holds images of an earlier export, which would mix with these; remove "
+                "them, or give another --export"
+            )
     errors = export(entries, arguments.export, points, arguments.seed, say)
     for name, error in errors.items():
         print(f"left out: {name}: {error}")

@@ -61,10 +61,16 @@ def read_truth(
 def _temperature(text: str) -> float:
     """A number, or the number in a calibration.json."""
     path = Path(text)
-    value = json.loads(path.read_text())["temperature"] if path.is_file() else float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"the temperature is {value}; it must be above 0")
-    return float(value)
+    try:
+        value = json.loads(path.read_text())["temperature"] if path.is_file() else text
+        number = float(value)
+    except (ValueError, TypeError, KeyError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number, and no calibration.json with a temperature"
+        ) from None
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"the temperature is {number}; it must be above 0")
+    return number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import socket
@@ -34,8 +35,9 @@ def listen(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
+        option = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
         raise ServerError(
-            f"{host}:{port} cannot be used ({error.strerror or error}); give another --port"
+            f"{host}:{port} cannot be used ({error.strerror or error}); give another {option}"
         ) from error
     return listening
 
