@@ -1,15 +1,18 @@
-"""Child processes that end when their parent ends, and for no other process."""
+"""Child processes: they end when their parent ends, and tell it their errors in their own words."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing import parent_process
 from types import TracebackType
+from typing import NamedTuple, NoReturn
 
 # Seconds between two looks at the parent.
 PERIOD = 1.0
@@ -77,3 +80,33 @@ def _end_when_told(is_alive: Callable[[], bool], parent: int | None) -> None:
         if received is not None and received.si_pid == parent:
             break
     os._exit(0)
+
+
+class _ChildError(Exception):
+    """Where in a child process an error comes from: its traceback."""
+
+
+class Failure(NamedTuple):
+    """An error on its way from a child process to its parent.
+
+    Attributes:
+        error: The error, pickled.
+        trace: Its traceback.
+    """
+
+    error: bytes
+    trace: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """Keeps an error that is being handled, or its words: not every error can be pickled."""
+        try:
+            content = pickle.dumps(error)
+            pickle.loads(content)
+        except Exception:
+            content = pickle.dumps(ValueError(str(error)))
+        return cls(content, traceback.format_exc())
+
+    def raise_again(self) -> NoReturn:
+        """Raises the error in the parent; what caused it is the child's traceback."""
+        raise pickle.loads(self.error) from _ChildError(self.trace)

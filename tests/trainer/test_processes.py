@@ -21,7 +21,7 @@ from torch.multiprocessing import ProcessExitedException
 from loupe.trainer import launch
 from loupe.trainer.processes import process_group
 from loupe.trainer.signals import SIGNALS
-from tests.trainer.toy import end_badly, leave_in_turn, train_and_save
+from tests.trainer.toy import end_badly, leave_in_turn, refuse_a_file, train_and_save
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,6 +116,14 @@ def test_no_process_leaves_while_another_still_works(tmp_path):
     start_processes(leave_in_turn, 2, tmp_path)
     left, done = (float((tmp_path / name).read_text()) for name in ("left0.txt", "done1.txt"))
     assert left >= done
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_comes_out_as_that_of_a_run_alone(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        start_processes(refuse_a_file, 2, tmp_path)
+    assert str(raised.value) == f"[Errno 2] nothing of this name: '{tmp_path}'"
+    assert "in refuse_a_file" in str(raised.value.__cause__)
 
 
 @pytest.mark.slow

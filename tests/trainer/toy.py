@@ -166,6 +166,13 @@ def leave_in_turn(arguments: Namespace) -> None:
     (folder / f"done{rank}.txt").write_text(str(time.time()))
 
 
+def refuse_a_file(arguments: Namespace) -> None:
+    """Entry point of a process: the second cannot use a file, and the first waits for it."""
+    if comm.get_rank():
+        raise FileNotFoundError(2, "nothing of this name", str(arguments.folder))
+    comm.synchronize()
+
+
 class AbortsAtTheEnd:
     """Stands in for a native thread that aborts while the interpreter is taken down."""
 

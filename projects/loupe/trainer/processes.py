@@ -5,12 +5,15 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import pickle
 import signal
 import sys
+import tempfile
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -22,9 +25,10 @@ from torch import nn
 from torch.multiprocessing import ProcessExitedException
 from torch.nn.parallel import DistributedDataParallel
 
-from loupe.child_processes import follow_parent
+from loupe.child_processes import Failure, follow_parent
 from loupe.threads import divided_cores
 from loupe.trainer.signals import SIGNALS
+from loupe.writing import write_bytes
 
 
 def launch(main: Callable[[Namespace], Any], arguments: Namespace) -> Any:
@@ -41,6 +45,9 @@ def launch(main: Callable[[Namespace], Any], arguments: Namespace) -> Any:
 
     Returns:
         What `main` returns, if it ran in this process; else None.
+
+    Raises:
+        ValueError, OSError: as `main` raised it, in this process or first among the others.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         follow_parent()
@@ -54,10 +61,16 @@ def launch(main: Callable[[Namespace], Any], arguments: Namespace) -> Any:
             return main(arguments)
     if arguments.num_gpus * arguments.num_machines == 1:
         return main(arguments)
+    with tempfile.TemporaryDirectory() as failures:
+        _run_processes(main, arguments, Path(failures))
+    return None
+
+
+def _run_processes(main: Callable[[Namespace], Any], arguments: Namespace, failures: Path) -> None:
     with divided_cores(arguments.num_gpus):
         context = mp.start_processes(
             _run_process,
-            args=(main, arguments),
+            args=(main, arguments, failures),
             nprocs=arguments.num_gpus,
             start_method="spawn",
             join=False,
@@ -70,8 +83,9 @@ def launch(main: Callable[[Namespace], Any], arguments: Namespace) -> Any:
             # A run that was told to stop ends with the status of its signal.
             if received:
                 raise SystemExit(128 + received[0]) from None
+            for file in sorted(failures.glob("[0-9]*")):
+                pickle.loads(file.read_bytes()).raise_again()  # Of a process of ours.
             raise
-    return None
 
 
 @contextmanager
@@ -93,16 +107,23 @@ def _passing_on(children: list[int]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _run_process(local_rank: int, main: Callable[[Namespace], Any], arguments: Namespace) -> None:
+def _run_process(
+    local_rank: int, main: Callable[[Namespace], Any], arguments: Namespace, failures: Path
+) -> None:
     follow_parent()
-    with process_group(
-        rank=arguments.machine_rank * arguments.num_gpus + local_rank,
-        local_rank=local_rank,
-        world_size=arguments.num_machines * arguments.num_gpus,
-        local_size=arguments.num_gpus,
-        url=arguments.dist_url,
-    ):
-        main(arguments)
+    try:
+        with process_group(
+            rank=arguments.machine_rank * arguments.num_gpus + local_rank,
+            local_rank=local_rank,
+            world_size=arguments.num_machines * arguments.num_gpus,
+            local_size=arguments.num_gpus,
+            url=arguments.dist_url,
+        ):
+            main(arguments)
+    except (ValueError, OSError) as error:
+        # About a file or a setting: the parent tells it as a run of one process would.
+        write_bytes(failures / str(local_rank), pickle.dumps(Failure.of(error)))
+        raise SystemExit(2) from None
     _end_process()
 
 

@@ -19,7 +19,6 @@ import logging
 import pickle
 import signal
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -28,6 +27,8 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from loupe.child_processes import Failure
 
 # Workers that one image may take along, after the batch that it was in.
 _ATTEMPTS = 2
@@ -56,7 +57,7 @@ class SteadyDataset(Dataset):
         except (ValueError, OSError) as error:
             if get_worker_info() is None:
                 raise
-            return [_Failed.of(error)]
+            return [Failure.of(error)]
 
 
 class SteadyLoader(DataLoader):
@@ -149,36 +150,10 @@ class _Piped(NamedTuple):
     reason: str
 
 
-class _WorkerError(Exception):
-    """Where in a worker an error comes from: its traceback."""
-
-
-class _Failed(NamedTuple):
-    """What a worker sends in the place of a batch that it cannot make.
-
-    Attributes:
-        error: The error, pickled.
-        trace: Its traceback.
-    """
-
-    error: bytes
-    trace: str
-
-    @classmethod
-    def of(cls, error: Exception) -> _Failed:
-        """Keeps an error, or at least its words: not every error survives pickling."""
-        try:
-            content = pickle.dumps(error)
-            pickle.loads(content)
-        except Exception:
-            content = pickle.dumps(ValueError(str(error)))
-        return cls(content, traceback.format_exc())
-
-
 def _checked(batch: Any) -> Any:
     """The batch; raises what its worker raised."""
-    if isinstance(batch, _Failed):
-        raise pickle.loads(batch.error) from _WorkerError(batch.trace)
+    if isinstance(batch, Failure):
+        batch.raise_again()
     return batch
 
 
@@ -189,7 +164,7 @@ class _Collate:
         self.collate = collate
 
     def __call__(self, items: list[Any]) -> Any:
-        if items and isinstance(items[0], _Failed):
+        if items and isinstance(items[0], Failure):
             return items[0]
         batch = self.collate(items)
         if get_worker_info() is None:
