@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, output: Path, *options: str, tool: object = adapt) -> int:
     words = [str(folder / "images"), "--output", str(output), "--workers", "0"]
     words += ["--config-file", str(CONFIG), "--weights", str(folder / "base.pth")]
-    flags = [option for option in options if option in ("--overwrite", "--weights", "none.pth")]
+    flags = [option for option in options if option in ("--weights", "none.pth")]
     return tool.main([*words, *flags, *SMALL, *(one for one in options if one not in flags)])
 
 
@@ -106,22 +106,20 @@ def test_the_checkpoint_is_only_read(folder: Path, tmp_path: Path, capsys):
     assert (folder / "base.pth").read_bytes() == before
     (tmp_path / "model_adapted.pth").unlink()
     (tmp_path / "model_adapted.pth").hardlink_to(folder / "base.pth")
-    assert run(folder, tmp_path, "--overwrite") == 2
+    assert run(folder, tmp_path) == 2
     assert "never overwritten" in capsys.readouterr().err
     assert (folder / "base.pth").read_bytes() == before
 
 
-def test_a_second_adaptation_is_refused_or_overwrites_all(folder: Path, tmp_path: Path, capsys):
+def test_a_second_adaptation_replaces_all_of_the_first(folder: Path, tmp_path: Path):
     def content() -> dict[str, bytes]:
         return {str(p): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
     run(folder, tmp_path)
     before = content()
-    assert run(folder, tmp_path) == 2
-    assert "holds results of an earlier run" in capsys.readouterr().err
-    assert run(folder, tmp_path, "--overwrite", "--weights", "none.pth") == 2
+    assert run(folder, tmp_path, "--weights", "none.pth") == 2
     assert content() == before
-    assert run(folder, tmp_path, "--overwrite", "ADAPTATION.MODE", "episodic") == 1
+    assert run(folder, tmp_path, "ADAPTATION.MODE", "episodic") == 1
     assert str(tmp_path / "model_adapted.pth") not in content()
 
 

@@ -51,25 +51,19 @@ def test_a_wrong_option_removes_nothing(
     assert run(predict, predictor, "many", "--output", "out") == 0
     before = content(place / "out")
     capsys.readouterr()
-    assert run(predict, predictor, "one", "--output", "out", "--overwrite", *words) == 2
+    assert run(predict, predictor, "one", "--output", "out", *words) == 2
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("error: ")
     assert message in error
     assert content(place / "out") == before
 
 
-def test_a_second_prediction_is_refused_or_overwrites_all(predictor, place: Path, capsys):
+def test_a_second_prediction_replaces_all_of_the_first_and_says_so(predictor, place: Path, caplog):
     many, one, output = (str(place / name) for name in ("many", "one", "out"))
     assert run(predict, predictor, many, "--output", output) == 0
-    before = content(place / "out")
-    assert run(predict, predictor, one, "--output", output) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {output}: holds results of an earlier run (predictions.csv); ")
-    assert all(remedy in error for remedy in ("--resume", "--output", "--overwrite"))
-    assert content(place / "out") == before
-    assert run(predict, predictor, one, "--output", output, "--resume", "--overwrite") == 2
-    assert content(place / "out") == before
-    assert run(predict, predictor, one, "--output", output, "--overwrite") == 0
+    assert not caplog.messages
+    assert run(predict, predictor, one, "--output", output) == 0
+    assert caplog.messages == [f"{output}: the results of an earlier run are replaced"]
     pictures = [name for name in content(place / "out") if name.endswith(".png")]
     assert sorted(pictures) == ["maps/9.png", "masks/9.png", "overlays/9.png"]
     assert many not in (place / "out" / ".loupe.journal.jsonl").read_text()
@@ -88,22 +82,18 @@ def test_going_on_says_which_results_it_leaves_out(predictor, place: Path, capsy
     assert content(place / "out") == before
 
 
-def test_a_report_keeps_no_pictures_of_other_images(predictor, place: Path, capsys):
+def test_a_report_keeps_no_pictures_of_other_images(predictor, place: Path):
     many, one, output = (str(place / name) for name in ("many", "one", "out"))
     assert run(report, predictor, many, "--output", output) == 0
     before = content(place / "out")
-    assert run(report, predictor, one, "--output", output) == 2
-    assert "holds results of an earlier run (report.csv)" in capsys.readouterr().err
-    words = ["--overwrite", "--weights", "none.pth"]
-    assert run(report, predictor, one, "--output", output, *words) == 2
+    assert run(report, predictor, one, "--output", output, "--weights", "none.pth") == 2
     assert content(place / "out") == before
     # An earlier report that was stopped has pictures and no page.
     for name in ("report.json", "report.csv", "index.html"):
         (place / "out" / name).unlink()
     (place / "out" / "report.unfinished.csv").write_text("file\n")
-    assert run(report, predictor, one, "--output", output) == 2
     (place / "out" / "pictures" / "holiday.jpg").write_text("not of a report")
-    assert run(report, predictor, one, "--output", output, "--overwrite") == 0
+    assert run(report, predictor, one, "--output", output) == 0
     (image,) = json.loads((place / "out" / "report.json").read_text())["images"]
     names = {"pictures/holiday.jpg", image["picture"], image["map"]}
     names |= {".loupe.lock", "report.json", "report.csv", "index.html"}
@@ -113,24 +103,21 @@ def test_a_report_keeps_no_pictures_of_other_images(predictor, place: Path, caps
 def test_a_report_leaves_the_pictures_of_others_alone(predictor, place: Path, capsys):
     (place / "out" / "pictures").mkdir(parents=True)
     (place / "out" / "pictures" / "000000.jpg").write_text("a camera's")
-    words = [str(place / "one"), "--output", str(place / "out"), "--overwrite"]
+    words = [str(place / "one"), "--output", str(place / "out")]
     assert run(report, predictor, *words) == 2
     assert "pictures: holds files, but" in capsys.readouterr().err
     assert (place / "out" / "pictures" / "000000.jpg").read_text() == "a camera's"
 
 
-def test_parts_of_several_processes_count_as_earlier_results(predictor, place: Path, capsys):
+def test_parts_of_several_processes_count_as_earlier_results(predictor, place: Path):
     part = place / "out" / "part-0001-of-0002"
     assert run(predict, predictor, str(place / "many"), "--output", str(part)) == 0
-    assert run(predict, predictor, str(place / "one"), "--output", str(place / "out")) == 2
-    assert f"error: {part}: holds results of an earlier run" in capsys.readouterr().err
     other = place / "out" / "part-0001-of-0003"
     other.mkdir()
     assert parts_beside(place / "out", place / "out") == [part, other]
     # A run of two processes clears the parts of runs of three, and each process its own.
     assert parts_beside(place / "out", part) == [place / "out", other]
-    words = [str(place / "one"), "--output", str(place / "out"), "--overwrite"]
-    assert run(predict, predictor, *words) == 0
+    assert run(predict, predictor, str(place / "one"), "--output", str(place / "out")) == 0
     assert content(part).keys() == {".loupe.lock"}
 
 

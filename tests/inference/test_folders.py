@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loupe.inference import OutputError, find_images, output_folder
-from loupe.inference.earlier import PREDICTED, check_earlier, remove_earlier
+from loupe.inference.earlier import PREDICTED, has_earlier, remove_earlier
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_folder_that_is_not_for_results_is_refused(name: str, images: Path, tm
     before = sorted(images.rglob("*"))
     with (
         pytest.raises(OutputError, match=message),
-        output_folder(output, [images], results=PREDICTED, overwrite=True),
+        output_folder(output, [images], results=PREDICTED),
     ):
         pass
     assert sorted(images.rglob("*")) == before
@@ -129,16 +129,15 @@ def test_only_results_of_an_earlier_run_are_removed(tmp_path: Path):
     for name in (*old, "notes.txt", "maps/deep/notes.txt"):
         (output / name).parent.mkdir(parents=True, exist_ok=True)
         (output / name).write_text("old")
-    with output_folder(output, results=PREDICTED, overwrite=True):
+    with output_folder(output, results=PREDICTED):
         assert all((output / name).exists() for name in old)
         remove_earlier(output, PREDICTED)
         found = [str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()]
     assert sorted(found) == [".loupe.lock", "maps/deep/notes.txt", "notes.txt"]
 
 
-def test_a_run_that_was_stopped_before_its_first_image_stops_no_other(tmp_path: Path):
+def test_a_table_without_rows_is_nothing_to_replace(tmp_path: Path):
     (tmp_path / "predictions.unfinished.csv").write_text("file,probability\n")
-    check_earlier(tmp_path, PREDICTED, overwrite=False)
+    assert not has_earlier(tmp_path, PREDICTED)
     (tmp_path / "predictions.unfinished.csv").write_text("file,probability\na.png,0.5\n")
-    with pytest.raises(OutputError, match=r"predictions\.unfinished\.csv.*--resume.*--overwrite"):
-        check_earlier(tmp_path, PREDICTED, overwrite=False)
+    assert has_earlier(tmp_path, PREDICTED)

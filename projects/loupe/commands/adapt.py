@@ -9,9 +9,8 @@ and besides:
     adaptation.json     what was done: steps, skipped, disagreement before and after
     model_adapted.pth   the adapted weights, for `loupe predict` (not in episodic mode)
 
-A folder that holds results of an earlier run is refused, unless --overwrite removes them. The
-checkpoint given is only read. No label is asked for or looked up. The keys of ADAPTATION say what
-adapts, and how (docs/adaptation.md).
+Results of an earlier run in that folder are replaced. The checkpoint given is only read. No label
+is asked for or looked up. The keys of ADAPTATION say what adapts, and how (docs/adaptation.md).
 Exit status: 0 = all images predicted, 1 = some were not readable (the table says which and why),
 2 = nothing was done.
 """
@@ -27,7 +26,6 @@ from typing import TYPE_CHECKING
 from loupe.commands.command_line import (
     add_config_options,
     add_image_options,
-    add_overwrite_option,
     read_config,
     run_command,
 )
@@ -47,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_options(parser)
     parser.add_argument("--output", required=True, help="folder to write to")
     parser.add_argument("--no-overlays", action="store_true", help="do not draw overlays")
-    add_overwrite_option(parser)
     add_config_options(parser, required=True)
 
 
@@ -92,10 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
     if cfg.SEED >= 0:
         seed_everything(cfg.SEED)
     base = arguments.weights or cfg.MODEL.WEIGHTS
-    results = PREDICTED._replace(others=(*PREDICTED.others, SUMMARY, WEIGHTS), resumable=False)
-    with output_folder(
-        arguments.output, arguments.inputs, results=results, overwrite=arguments.overwrite
-    ) as folder:
+    results = PREDICTED._replace(others=(*PREDICTED.others, SUMMARY, WEIGHTS))
+    with output_folder(arguments.output, arguments.inputs, results=results) as folder:
         target = safe_target(folder / WEIGHTS, base)
         predictor = LoupePredictor(cfg, base)
         adaptation = adaptation_of(cfg, predictor.model)

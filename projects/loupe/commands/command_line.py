@@ -192,13 +192,6 @@ def add_image_options(
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
 
 
-def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
-    """Adds the permission to remove the results of an earlier run from `--output`."""
-    parser.add_argument(
-        "--overwrite", action="store_true", help="remove an earlier run's results from --output"
-    )
-
-
 def add_config_options(
     parser: argparse.ArgumentParser, default: Path | None = None, *, required: bool = False
 ) -> None:

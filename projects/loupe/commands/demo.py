@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     train("loupe_adapt.yaml", output / "adapted", [*opts, *test], "--eval-only")
     train("loupe_stage2.yaml", output / "plain", [*opts, *test], "--eval-only")
     options = ["--config-file", str(CONFIGS / "quick" / "loupe_stage2.yaml")]
-    options += ["--weights", second, "--output", str(output / "predictions"), "--overwrite"]
+    options += ["--weights", second, "--output", str(output / "predictions")]
     command("predict", *options, str(data / "test" / "images"), *opts)
 
     draw(manifest, output)

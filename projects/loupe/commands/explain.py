@@ -7,7 +7,7 @@
 
 INPUT: images, folders and patterns. Prints plain sentences, each with its number and how unusual it
 is among authentic photographs. With --output also writes explanations.json: every fact with value,
-unit and percentile; a folder that holds an earlier one is refused, unless --overwrite replaces it.
+unit and percentile; an earlier one is replaced.
 The map is that of the detector, or of any tool by --mask.
 
 --write needs pip install 'loupe[explain]'. Its text stands apart from the measured facts; where it
@@ -30,7 +30,6 @@ from loupe.commands.command_line import (
     UsageError,
     add_config_options,
     add_image_options,
-    add_overwrite_option,
     read_config,
     run_command,
 )
@@ -48,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_image_options(parser, workers=False)
     parser.add_argument("--output", type=Path, help="folder for explanations.json")
-    add_overwrite_option(parser)
     parser.add_argument("--mask", type=Path, help="a map of one image, in place of the detector's")
     parser.add_argument("--write", action="store_true", help="also a text by a language model")
     parser.add_argument(
@@ -65,7 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
     cfg = read_config(arguments)
     from loupe.data.images.errors import UnreadableImageError
     from loupe.inference import LoupePredictor, find_images
-    from loupe.inference.earlier import Results, check_earlier
     from loupe.writing import locked_folder, write_json
 
     if arguments.quiet and arguments.output is None:
@@ -75,8 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--mask belongs to one image, and there are {len(names)}")
     out = arguments.output
     with nullcontext() if out is None else locked_folder(out, "--output"):
-        if out is not None:
-            check_earlier(out, Results((EXPLANATIONS,)), overwrite=arguments.overwrite)
         writer = load_writer(arguments.explainer) if arguments.write else None
         predictor = LoupePredictor(cfg, arguments.weights)
         explained: dict[str, Any] = {}

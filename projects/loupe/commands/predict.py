@@ -20,9 +20,9 @@ Writes to the output folder, at each image's own size and under its name:
     masks/<name>.png     0 or 255 = forged
     overlays/<name>.png  the image with its map drawn on it
 
---json prints a line of JSON for each image. A folder that holds results of an earlier run is
-refused, unless --resume goes on with them (it leaves out images whose results are whole and of the
-same file and settings) or --overwrite removes them.
+--json prints a line of JSON for each image. Results of an earlier run in the folder are
+replaced once the first new one is there, unless --resume goes on with them: it leaves out images
+whose results are whole and of the same file and settings.
 
 Exit status: 0 = all images predicted, 1 = some were not readable (the table says which and why),
 2 = nothing was done.
@@ -45,7 +45,6 @@ from loupe.commands.command_line import (
     UsageError,
     add_config_options,
     add_image_options,
-    add_overwrite_option,
     read_config,
     run_command,
 )
@@ -67,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--files-from", metavar="FILE", help="names, one a line; - = stdin")
     parser.add_argument("--no-maps", action="store_true", help="write no pictures")
     parser.add_argument("--resume", action="store_true", help="go on with what --output holds")
-    add_overwrite_option(parser)
     parser.add_argument("--json", action="store_true", help="print a line of JSON for each image")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: CUDA if there is one")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what runs the model")
@@ -106,11 +104,8 @@ def inputs_of(arguments: argparse.Namespace) -> list[str]:
         raise UsageError("--engine onnxruntime and --graph FILE go together; give both")
     if arguments.output is None and arguments.engine == "ray":
         raise UsageError("--engine ray writes tables into a folder; give --output DIR")
-    if arguments.output is None and (arguments.resume or arguments.overwrite):
-        option = "--resume" if arguments.resume else "--overwrite"
-        raise UsageError(f"{option} is about a folder of results; give --output DIR")
-    if arguments.resume and arguments.overwrite:
-        raise UsageError("--resume keeps earlier results and --overwrite removes them; give one")
+    if arguments.output is None and arguments.resume:
+        raise UsageError("--resume goes on in a folder; give --output DIR")
     return inputs
 
 
@@ -139,12 +134,13 @@ def run(arguments: argparse.Namespace) -> int:
     place = output if share is None else share.folder(output)
     together = nullcontext() if share is None else share.together(output, names)
     beside = parts_beside(output, place)
-    options = {"overwrite": arguments.overwrite}
     if not arguments.resume:
         for other in beside:
-            check_earlier(other, PREDICTED, **options)
-    options |= {"resume": arguments.resume}
-    with together, output_folder(place, inputs, results=PREDICTED, **options) as folder:
+            check_earlier(other, PREDICTED)
+    with (
+        together,
+        output_folder(place, inputs, results=PREDICTED, resume=arguments.resume) as folder,
+    ):
         first = share is None or share.rank == 0
         folders = [folder, *(beside if first else ())]
         return predict(arguments, make_predictor(arguments, cfg), own, folders)

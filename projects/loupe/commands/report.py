@@ -6,8 +6,8 @@
 Writes to the output folder index.html (opens from the disk, loads nothing from elsewhere),
 report.json, report.csv and pictures/: for each image verdict and probability, the picture with its
 map, marked regions and what was measured in them, and what the file says of itself (hash, JPEG
-quality, software, EXIF and its contradictions, thumbnail, content credentials). A folder that holds
-an earlier report is refused, unless --overwrite removes that.
+quality, software, EXIF and its contradictions, thumbnail, content credentials). An earlier report
+in the folder is replaced, its pictures, too.
 
 Exit status: 0 = all images reported, 1 = some were not readable (the report says which and why),
 2 = nothing was done.
@@ -24,7 +24,6 @@ from loupe.commands.command_line import (
     DEFAULT_CONFIG,
     add_config_options,
     add_image_options,
-    add_overwrite_option,
     read_config,
     run_command,
 )
@@ -39,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_image_options(parser)
     parser.add_argument("--output", required=True, type=Path, help="folder to write to")
     parser.add_argument("--title", default="Image forgery report", help="of the page")
-    add_overwrite_option(parser)
     add_config_options(parser, DEFAULT_CONFIG)
 
 
@@ -73,9 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from loupe.report.writer import REPORT
 
     names = find_images(arguments.inputs)
-    with output_folder(
-        arguments.output, arguments.inputs, results=REPORT, overwrite=arguments.overwrite
-    ) as folder:
+    with output_folder(arguments.output, arguments.inputs, results=REPORT) as folder:
         predictor = LoupePredictor(cfg, arguments.weights)
         progress = Progress(len(names), quiet=arguments.quiet)
         predictions = with_first(predictor.predict_many(list(names), arguments.workers))

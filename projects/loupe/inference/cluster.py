@@ -47,6 +47,7 @@ def predict_on_ray(arguments: argparse.Namespace, cfg: CfgNode, names: dict[str,
         RAY_ROWS,
         check_earlier,
         check_resumable,
+        has_earlier,
         parts_beside,
         remove_earlier,
     )
@@ -76,8 +77,8 @@ def predict_on_ray(arguments: argparse.Namespace, cfg: CfgNode, names: dict[str,
         else:
             places = [folder, *parts_beside(folder, folder)]
             for place in places:
-                check_earlier(place, PREDICTED, overwrite=arguments.overwrite)
-            if arguments.overwrite:
+                check_earlier(place, PREDICTED)
+            if any(has_earlier(place, PREDICTED) for place in places):
                 build()  # A mistake in it is told here, while the earlier results are there.
             for place in places:
                 remove_earlier(place, PREDICTED)

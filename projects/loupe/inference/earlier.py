@@ -1,12 +1,12 @@
 """Results of an earlier run in the folder of a new one: never lost without a word, never mixed.
 
-A run refuses a folder that holds results of its kind, unless it goes on with them (`--resume`) or
-may remove them (`--overwrite`). It removes them once its first new prediction is there, so that a
-mistake in the command costs nothing.
+A run replaces those of its kind, and says so, unless it goes on with them (`--resume`). It removes
+them once its first new prediction is there, so that a mistake in the command costs nothing.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,8 @@ from loupe.data.sources.files import RESULT_FOLDERS, RESULT_TABLES
 from loupe.inference.journal import JOURNAL
 from loupe.inference.regions import COCO, REGIONS
 from loupe.writing import UNFINISHED, OutputError
+
+_logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # Of the workers of `--engine ray`; their names are digests.
@@ -29,13 +31,11 @@ class Results(NamedTuple):
         tables: Names of its tables; pictures belong to an earlier run only beside one of them.
         others: Names or patterns of other files.
         pictures: Patterns of pictures; each begins with a folder.
-        resumable: Whether `--resume` goes on with them.
     """
 
     tables: tuple[str, ...]
     others: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
-    resumable: bool = False
 
     def top_names(self) -> list[str]:
         """Everything that a run writes directly into its folder."""
@@ -50,16 +50,14 @@ PREDICTED = Results(
     RESULT_TABLES,
     (JOURNAL, REGIONS, COCO, RAY_ROWS),
     tuple(f"{name}/**/{one}" for name in RESULT_FOLDERS for one in ("*.png", f"{UNFINISHED}*")),
-    resumable=True,
 )
 
 
-def check_earlier(folder: Path, results: Results, *, overwrite: bool) -> None:
-    """Checks that a new run into a folder loses nothing that it may not remove.
+def check_earlier(folder: Path, results: Results) -> None:
+    """Checks that a new run into a folder replaces nothing but results.
 
     Raises:
-        OutputError: It holds results of an earlier run, and `overwrite` is False; or it holds
-            pictures that no earlier run has written.
+        OutputError: It holds pictures that no earlier run has written.
     """
     if not any((folder / table).exists() for table in results.tables):
         for name in sorted({Path(one).parts[0] for one in results.pictures}):
@@ -68,16 +66,12 @@ def check_earlier(folder: Path, results: Results, *, overwrite: bool) -> None:
                     f"{folder / name}: holds files, but {folder} has no {results.tables[0]} of an "
                     "earlier run; give another --output"
                 )
-    if overwrite:
-        return
+
+
+def has_earlier(folder: Path, results: Results) -> bool:
+    """Whether a folder holds results of an earlier run, whole or interrupted."""
     files = (*results.tables, *results.others, *results.pictures)
-    earlier = next(filter(_has_content, results.found(folder, files)), None)
-    if earlier is not None:
-        resume = "go on with them (--resume), " if results.resumable else ""
-        raise OutputError(
-            f"{folder}: holds results of an earlier run ({earlier.relative_to(folder)}); {resume}"
-            "give another --output, or remove them with --overwrite"
-        )
+    return any(map(_has_content, results.found(folder, files)))
 
 
 def check_resumable(folder: Path, lines: str) -> None:
@@ -94,7 +88,7 @@ def check_resumable(folder: Path, lines: str) -> None:
     if has_table and not any(folder.glob(lines)):
         raise OutputError(
             f"{folder}: holds results that --resume cannot go on with, because another command or "
-            "engine has written them; give another --output, or remove them with --overwrite"
+            "engine has written them; give another --output, or leave out --resume to replace them"
         )
 
 
@@ -121,7 +115,9 @@ def _has_content(path: Path) -> bool:
 
 
 def remove_earlier(folder: Path, results: Results) -> None:
-    """Removes what an earlier run of one kind has written, whole or interrupted."""
+    """Removes what an earlier run of one kind has written, whole or interrupted, and says so."""
+    if has_earlier(folder, results):
+        _logger.warning("%s: the results of an earlier run are replaced", folder)
     # The tables last: without one the pictures would count as somebody else's.
     for patterns in (results.pictures, results.others, results.tables):
         for path in list(results.found(folder, patterns)):

@@ -74,7 +74,6 @@ def output_folder(
     inputs: Sequence[str | Path] = (),
     *,
     results: Results | None = None,
-    overwrite: bool = False,
     resume: bool = False,
 ) -> Iterator[Path]:
     """Checks and locks the folder of a run's results, before anything costly is done.
@@ -86,12 +85,11 @@ def output_folder(
         inputs: What is read; `output` must not lie in one of them, or its results would be
             predicted by the next run.
         results: What the run writes, if a second run would lose or mix it.
-        overwrite: The run may remove such results of an earlier run.
         resume: The run goes on with them, if it can.
 
     Raises:
         OutputError: It lies in an input, is a link, cannot be written to, is used by another run,
-            or holds results of an earlier run or pictures that no earlier run has written.
+            or holds pictures that no earlier run has written.
     """
     folder = Path(output)
     _refuse_links(folder, () if results is None else results.top_names())
@@ -100,7 +98,7 @@ def output_folder(
         if resume:
             check_resumable(folder, JOURNAL)
         elif results is not None:
-            check_earlier(folder, results, overwrite=overwrite)
+            check_earlier(folder, results)
         yield folder
 
 

@@ -73,7 +73,7 @@ class Journal:
                 if whole == 0 and entry.get("settings") != settings:
                     raise ResumeError(
                         f"{folder}: was written with other weights, settings or options; give the "
-                        "same, give another --output, or start afresh with --overwrite"
+                        "same, give another --output, or leave out --resume to start afresh"
                     )
                 if "file" in entry:
                     self._places[entry["file"]] = whole
