@@ -22,7 +22,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 from torch import nn
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
 from loupe.child_processes import Failure, follow_parent
@@ -79,9 +79,9 @@ def _run_processes(main: Callable[[Namespace], Any], arguments: Namespace, failu
         try:
             while not context.join():
                 pass
-        except ProcessExitedException:
+        except (ProcessExitedException, ProcessRaisedException) as error:
             # A run that was told to stop ends with the status of its signal.
-            if received:
+            if received and isinstance(error, ProcessExitedException):
                 raise SystemExit(128 + received[0]) from None
             for file in sorted(failures.glob("[0-9]*")):
                 pickle.loads(file.read_bytes()).raise_again()  # Of a process of ours.
@@ -111,19 +111,20 @@ def _run_process(
     local_rank: int, main: Callable[[Namespace], Any], arguments: Namespace, failures: Path
 ) -> None:
     follow_parent()
-    try:
-        with process_group(
-            rank=arguments.machine_rank * arguments.num_gpus + local_rank,
-            local_rank=local_rank,
-            world_size=arguments.num_machines * arguments.num_gpus,
-            local_size=arguments.num_gpus,
-            url=arguments.dist_url,
-        ):
+    with process_group(
+        rank=arguments.machine_rank * arguments.num_gpus + local_rank,
+        local_rank=local_rank,
+        world_size=arguments.num_machines * arguments.num_gpus,
+        local_size=arguments.num_gpus,
+        url=arguments.dist_url,
+    ):
+        try:
             main(arguments)
-    except (ValueError, OSError) as error:
-        # About a file or a setting: the parent tells it as a run of one process would.
-        write_bytes(failures / str(local_rank), pickle.dumps(Failure.of(error)))
-        raise SystemExit(2) from None
+        except (ValueError, OSError) as error:
+            # About a file or a setting: the parent tells it as a run of one process would. Noted
+            # before the group ends, because then those that wait for this one fail, too.
+            write_bytes(failures / str(local_rank), pickle.dumps(Failure.of(error)))
+            raise SystemExit(2) from None
     _end_process()
 
 
