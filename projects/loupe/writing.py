@@ -40,6 +40,12 @@ class OutputError(ValueError):
     """A folder that results cannot go to: names it, what is wrong and the remedy."""
 
 
+def unwritable(folder: Path, option: str, error: OSError) -> OutputError:
+    """What to raise where a folder that the user gave by an option cannot be written to."""
+    reason = error.strerror or error
+    return OutputError(f"{folder}: cannot be written to ({reason}); give another {option}")
+
+
 @contextmanager
 def locked_folder(folder: str | Path, option: str) -> Iterator[Path]:
     """Makes a folder and keeps other runs out of it.
@@ -59,9 +65,7 @@ def locked_folder(folder: str | Path, option: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be written to ({error.strerror or error}); give another {option}"
-        ) from error
+        raise unwritable(folder, option, error) from error
     _held.add(handle)
     try:
         _lock(handle, folder, option)

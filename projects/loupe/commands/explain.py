@@ -7,8 +7,8 @@
 
 INPUT: images, folders and patterns. Prints plain sentences, each with its number and how unusual it
 is among authentic photographs. With --output also writes explanations.json: every fact with value,
-unit and percentile; an earlier one is replaced.
-The map is that of the detector, or of any tool by --mask.
+unit and percentile; an earlier one is replaced. The map is that of the detector, or of any tool by
+--mask.
 
 --write needs pip install 'loupe[explain]'. Its text stands apart from the measured facts; where it
 contradicts them, or was cut, a line says so. No network is used.
@@ -33,8 +33,6 @@ from loupe.commands.command_line import (
     read_config,
     run_command,
 )
-
-EXPLANATIONS = "explanations.json"
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
             if not arguments.quiet:
                 print(as_text(file, content))
         if out is not None and explained:
-            write_json(out / EXPLANATIONS, explained)
+            write_json(out / "explanations.json", explained)
     return 2 if failed == len(names) else 1 if failed else 0
 
 

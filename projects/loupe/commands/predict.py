@@ -35,6 +35,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -123,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         with tempfile.TemporaryDirectory() as folder:
             arguments.no_maps = True
-            return predict(arguments, make_predictor(arguments, cfg), names, [Path(folder)])
+            return predict(arguments, make_predictor(arguments, cfg), names, Path(folder))
     if arguments.engine == "ray":
         from loupe.inference.cluster import predict_on_ray
 
@@ -141,9 +142,9 @@ def run(arguments: argparse.Namespace) -> int:
         together,
         output_folder(place, inputs, results=PREDICTED, resume=arguments.resume) as folder,
     ):
-        first = share is None or share.rank == 0
-        folders = [folder, *(beside if first else ())]
-        return predict(arguments, make_predictor(arguments, cfg), own, folders)
+        # One process removes what lies beside the parts of all.
+        beside = beside if share is None or share.rank == 0 else []
+        return predict(arguments, make_predictor(arguments, cfg), own, folder, beside)
 
 
 def make_predictor(arguments: argparse.Namespace, cfg: CfgNode) -> LoupePredictor:
@@ -162,7 +163,8 @@ def predict(
     arguments: argparse.Namespace,
     predictor: LoupePredictor,
     names: dict[str, str],
-    folders: list[Path],
+    folder: Path,
+    beside: Sequence[Path] = (),
 ) -> int:
     """Predicts what is not done yet.
 
@@ -170,7 +172,8 @@ def predict(
         arguments: Of the command line.
         predictor: On its engine.
         names: Name of each file's results.
-        folders: To write to, and others of which earlier results are removed.
+        folder: To write to.
+        beside: Others of which earlier results are removed, too.
 
     Returns:
         The exit status.
@@ -185,10 +188,10 @@ def predict(
     settings = settings_digest(predictor.cfg.dump(), predictor.cfg.MODEL.WEIGHTS, writes)
     progress = Progress(len(names), quiet=arguments.quiet)
     start, failed = time.perf_counter(), 0
-    folder, predictions = folders[0], None
+    predictions = None
     if not arguments.resume:
         predictions = with_first(predictor.predict_many(list(names), arguments.workers))
-        for place in folders:
+        for place in (folder, *beside):
             remove_earlier(place, PREDICTED)
 
     def told(written: Written) -> None:

@@ -11,7 +11,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from loupe.commands.command_line import UsageError, positive, run_command
+from loupe.commands.command_line import UsageError, positive, run_command, whole
 
 COUNTS = {"train": 2000, "valid": 200, "test": 400}
 
@@ -26,15 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files")
     parser.add_argument(
-        "--difficulty", type=percent, default=100, help="0 (strong traces only) to 100 (any)"
+        "--difficulty", type=whole(0, 100), default=100, help="0 (strong traces only) to 100 (any)"
     )
-
-
-def percent(text: str) -> int:
-    """Type of an option from 0 to 100."""
-    if not text.isdecimal() or int(text) > 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 100")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:

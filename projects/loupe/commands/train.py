@@ -83,17 +83,13 @@ def read_lists(cfg: CfgNode, names: Sequence[str], *, with_labels: bool = False)
         ValueError: A list cannot be used, or has no label where some are needed.
     """
     from loupe.data.sources.catalog import load_index
-    from loupe.data.sources.index import UNLABELLED, DatasetIndex
+    from loupe.data.sources.index import UNLABELLED, labels_of
 
     if cfg.MODEL.META_ARCHITECTURE == "Explainer":
         return
     for name in names:
         entries = load_index(name)
-        if isinstance(entries, DatasetIndex):
-            labelled = bool((entries.labels != UNLABELLED).any())
-        else:
-            labelled = any(entry["label"] is not None for entry in entries)
-        if with_labels and not labelled:
+        if with_labels and (labels_of(entries) == UNLABELLED).all():
             raise ValueError(f"{name}: no image has a label; {NEEDS_TRUTH}")
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from loupe.commands.command_line import positive, run_command
-from loupe.writing import OutputError
+from loupe.writing import OutputError, unwritable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,10 +67,7 @@ def check_output(file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"{file.parent}: cannot be written to ({error.strerror or error}); "
-            "give another --output"
-        ) from error
+        raise unwritable(file.parent, "--output", error) from error
 
 
 main = partial(run_command, "visualize", __doc__, add_arguments, run)

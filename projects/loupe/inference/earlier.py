@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -21,7 +21,8 @@ _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 # Of the workers of `--engine ray`; their names are digests.
-RAY_ROWS = f"rows/{'[0-9a-f]' * 32}.parquet"
+ROWS = "rows"
+RAY_ROWS = f"{ROWS}/{'[0-9a-f]' * 32}.parquet"
 
 
 class Results(NamedTuple):
@@ -37,9 +38,13 @@ class Results(NamedTuple):
     others: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
 
+    def everything(self) -> tuple[str, ...]:
+        """All names and patterns."""
+        return (*self.tables, *self.others, *self.pictures)
+
     def top_names(self) -> list[str]:
         """Everything that a run writes directly into its folder."""
-        return sorted({Path(one).parts[0] for one in (*self.tables, *self.others, *self.pictures)})
+        return sorted({Path(one).parts[0] for one in self.everything()})
 
     def found(self, folder: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
         """The files that fit."""
@@ -70,8 +75,7 @@ def check_earlier(folder: Path, results: Results) -> None:
 
 def has_earlier(folder: Path, results: Results) -> bool:
     """Whether a folder holds results of an earlier run, whole or interrupted."""
-    files = (*results.tables, *results.others, *results.pictures)
-    return any(map(_has_content, results.found(folder, files)))
+    return any(map(_has_content, results.found(folder, results.everything())))
 
 
 def check_resumable(folder: Path, lines: str) -> None:
@@ -126,11 +130,4 @@ def remove_earlier(folder: Path, results: Results) -> None:
 
 def with_first(items: Iterator[T]) -> Iterator[T]:
     """The same items; the first is computed now, so that what cannot begin fails here."""
-    first = list(islice(items, 1))
-    return _joined(first, items)
-
-
-def _joined(first: list[T], others: Iterator[T]) -> Iterator[T]:
-    while first:  # Not kept: it may be large.
-        yield first.pop()
-    yield from others
+    return chain(list(islice(items, 1)), items)

@@ -23,10 +23,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from loupe.inference.earlier import ROWS
 from loupe.inference.results import classes_text
 from loupe.writing import write_bytes
 
-ROWS = "rows"
 _SCHEMA = pa.schema(
     [
         ("file", pa.string()),

@@ -102,16 +102,3 @@ def test_unknown_name_is_refused_with_the_known_ones():
 def test_malformed_synthetic_name_is_refused(name):
     with pytest.raises(DatasetError, match="synthetic data are named"):
         load_dataset(name)
-
-
-@pytest.mark.parametrize(
-    ("query", "said"),
-    [
-        ("size=8", "size is 8; it must be at least 32"),
-        ("difficulty=300", "difficulty is 300; it must be from 0 to 100"),
-        ("uncropped=101", "uncropped is 101; it must be from 0 to 100"),
-    ],
-)
-def test_a_number_out_of_range_in_a_synthetic_name_is_refused(query, said):
-    with pytest.raises(DatasetError, match=said):
-        load_dataset(f"synthetic://train?{query}")

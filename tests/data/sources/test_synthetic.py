@@ -116,6 +116,9 @@ def test_a_technique_can_be_left_out():
         ("techniques=splice&without=splice", "left: 0"),
         ("techniques=", "left: 0"),
         ("photograph=here", "whole numbers"),
+        ("size=8", "size is 8; it must be at least 32"),
+        ("difficulty=300", "difficulty is 300; it must be from 0 to 100"),
+        ("uncropped=101", "uncropped is 101; it must be from 0 to 100"),
     ],
 )
 def test_wrong_options_are_refused(option, message):

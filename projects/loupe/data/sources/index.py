@@ -158,13 +158,20 @@ def _reopen(file: Path, check: int) -> DatasetIndex:
     return index
 
 
+def labels_of(entries: DatasetIndex | Sequence[DatasetDict]) -> np.ndarray:
+    """(N,) int8: 1 forged, 0 authentic, UNLABELLED."""
+    if isinstance(entries, DatasetIndex):
+        return entries.labels
+    known = [UNLABELLED if one["label"] is None else one["label"] for one in entries]
+    return np.array(known, np.int8)
+
+
 def make_index(entries: Sequence[DatasetDict]) -> DatasetIndex | None:
     """Columns of dataset dicts; None if they hold what columns cannot."""
     if not all(map(_fits, entries)):
         return None
-    labels = [UNLABELLED if e["label"] is None else e["label"] for e in entries]
     columns = {
-        "label": pa.array(labels, pa.int8()),
+        "label": pa.array(labels_of(entries), pa.int8()),
         "wholly_forged": pa.array([bool(e.get("wholly_forged")) for e in entries], pa.bool_()),
     }
     for name in _PATHS:

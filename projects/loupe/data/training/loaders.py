@@ -24,7 +24,7 @@ from loupe.child_processes import serve_parent
 from loupe.data.images.errors import UnreadableImageError
 from loupe.data.sources.catalog import load_index
 from loupe.data.sources.entries import DatasetError
-from loupe.data.sources.index import UNLABELLED, DatasetIndex
+from loupe.data.sources.index import UNLABELLED, DatasetIndex, labels_of
 from loupe.data.training.dataset_mapper import ForgeryDatasetMapper, error_item
 from loupe.data.training.samplers import Draw, GroupedBatches, build_sampler, own_part
 from loupe.data.training.steady import SteadyDataset, SteadyLoader
@@ -294,14 +294,7 @@ def _shared(entries: DatasetIndex | list[Item]) -> Entries:
 
 def _labels(parts: list[DatasetIndex | list[Item]]) -> np.ndarray:
     """(N,) uint8 labels of all parts in turn."""
-    columns: list[np.ndarray] = [np.zeros(0, np.int8)]
-    for part in parts:
-        if isinstance(part, DatasetIndex):
-            columns.append(part.labels)
-        else:
-            known = [UNLABELLED if one["label"] is None else one["label"] for one in part]
-            columns.append(np.array(known, np.int8))
-    labels = np.concatenate(columns)
+    labels = np.concatenate([np.zeros(0, np.int8), *map(labels_of, parts)])
     unlabelled = np.flatnonzero(labels == UNLABELLED)
     if len(unlabelled):
         first = _joined(parts)[int(unlabelled[0])]["file_name"]
