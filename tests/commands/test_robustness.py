@@ -55,6 +55,7 @@ def test_maps_that_are_not_there_are_one_line(data, capsys):
         (["--maps", "a", "--export", "b"], "give only one of --config-file"),
         (["--maps", "a", "--output", "b", "--config-file", "c"], "give only one of --config-file"),
         (["--export", "a", "--config-file", "c"], "give only one of --config-file"),
+        (["--maps", "a", "--output", "b", "--weights", "c"], "--weights are of a model"),
         ([], "give --output"),
         (["--maps", "a"], "give --output"),
     ],

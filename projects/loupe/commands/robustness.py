@@ -82,6 +82,8 @@ def check(arguments: argparse.Namespace) -> None:
     ways = [arguments.config_file, arguments.export, arguments.maps]
     if sum(way is not None for way in ways) > 1:
         raise UsageError("give only one of --config-file (a model), --export and --maps")
+    if arguments.weights is not None and (arguments.export or arguments.maps) is not None:
+        raise UsageError("--weights are of a model: leave --export and --maps away, or the weights")
     if arguments.output is None and arguments.export is None:
         raise UsageError("there is no place for the results; give --output")
     if not any(way is not None for way in ways):

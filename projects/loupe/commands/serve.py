@@ -11,7 +11,7 @@ Then open http://127.0.0.1:8000, or send images:
 Nothing leaves this machine. Only programs on it can reach the service, unless --host says so; then
 everything but the page and its health needs the token (also LOUPE_TOKEN; drawn at random and
 printed if none is given).
---write adds a text by a language model to each prediction, as `loupe explain --write` does (3 to 4
+--write adds a text by a language model to each prediction, as `loupe explain --write` does (5
 seconds of a core each). docs/service.md has the API, the limits, and how to put it behind a reverse
 proxy. SIGTERM and Ctrl-C let it finish what was accepted; a second Ctrl-C does not.
 
