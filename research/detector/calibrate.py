@@ -9,7 +9,7 @@ all their versions (the set `cameras`) and streams of twins. Fitted are
   weighing the same, and so do all sets;
 - the operating point: the probability that `--alarms` of the camera photographs reach, the mean of
   all versions of them, and no version more than twice as often;
-- the lower end of the undecided band, which `--band` of the camera photographs reach.
+- the lower end of the undecided band: of no version more than `--band` are undecided.
 
 Printed beside it is the threshold of the maps with the best mean F1 of forged images, sets weighing
 the same: the value of MODEL.SEGMENTER.MASK_FROM (measure with the 0.5 that changes nothing).
@@ -85,12 +85,13 @@ def fit_rule(rows: Rows, alarms: float, band: float) -> VerdictRule:
     cameras = rows.text("set") == "cameras"
     probability = 1 / (1 + np.exp(-(x[cameras] @ coefficients)))
     versions = rows.text("version")[cameras]
-    high, low = (lowest_threshold(probability, versions, part) for part in (alarms, band))
-    for version in set(versions):
-        own = probability[versions == version]
+    of_versions = [probability[versions == version] for version in sorted(set(versions))]
+    high = lowest_threshold(probability, versions, alarms)
+    for own in of_versions:
         # In whole photographs: 3 of 29 count as a tenth.
         part = round(2 * alarms * len(own)) / len(own)
         high = max(high, lowest_threshold(own, np.zeros(len(own)), part))
+    low = max(lower_end(own, high, band) for own in of_versions)
     photographs = len(set(rows.text("file")[cameras]))
     statement = (
         f"At most {alarms:.0%} of camera photographs reach {high:.2f}, and {2 * alarms:.0%} of any "
@@ -140,6 +141,15 @@ def lowest_threshold(values: np.ndarray, groups: np.ndarray, part: float) -> flo
     reached = np.cumsum(weights[falling]) / weights.sum()
     refused = values[falling][np.searchsorted(reached, part + 1e-9, side="right")]
     return float(np.floor(1e4 * refused + 1) / 1e4)
+
+
+def lower_end(values: np.ndarray, high: float, part: float) -> float:
+    """The lowest number that leaves at most a part of the values between itself and `high`."""
+    below = values[values < high]
+    undecided = int(part * len(values) + 1e-9)
+    if undecided >= len(below):
+        return 0.0
+    return lowest_threshold(below, np.zeros(len(below)), undecided / len(below))
 
 
 def main(words: list[str] | None = None) -> None:

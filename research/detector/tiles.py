@@ -1,7 +1,8 @@
 """Measures large photographs by windows and shrunk view, with forgeries pasted in.
 
     python -m research.detector.tiles measure output/pool/valid_originals.csv output/valid.jsonl
-    python -m research.detector.tiles fit output/valid.jsonl output/tile_rule.json
+    python -m research.detector.tiles fit output/valid.jsonl output/tile_rule.json \
+        --verdict output/verdict.json
     python -m research.detector.tiles summary output/test.jsonl --rule output/tile_rule.json
 
 `measure` writes a line for each version of each photograph, as soon as it is measured: scores of
@@ -11,7 +12,8 @@ irregular outline of `--diameter` px pasted in, from the next photograph (splice
 in the same one (copy), before the storing of the third version.
 
 `fit` fits the numbers of a `TileRule`, half of the weight on authentic versions; the operating
-point is what 5% of them reach but no less than `--least`, the lower end of the band what 20% reach.
+point is what 5% of them reach, the lower end of the band what 20% reach, but neither lies below
+that of a single view, `--verdict`.
 """
 
 from __future__ import annotations
@@ -209,7 +211,7 @@ def row_of(
 
 
 def fit_rule(
-    rows: list[dict[str, Any]], alarms: float, band: float, least: float = 0.5
+    rows: list[dict[str, Any]], alarms: float, band: float, single: VerdictRule
 ) -> TileRule:
     """The rule of measured rows.
 
@@ -217,7 +219,7 @@ def fit_rule(
         rows: Of `measure`.
         alarms: Fraction of the authentic ones that may be called forged.
         band: Fraction of them that may be called forged or undecided.
-        least: The lowest probability that is called forged.
+        single: The rule of a single view, whose ends are the lowest.
     """
     x = np.array([tile_features(row["overview"], row["windows"]) for row in rows])
     forged = np.array([row["kind"] != "authentic" for row in rows])
@@ -235,7 +237,7 @@ def fit_rule(
     numbers = minimize(loss, np.array([0.5, 0.5, 0, 0, 0.0]), method="L-BFGS-B", bounds=bounds).x
     probability = 1 / (1 + np.exp(-(x @ numbers)[~forged]))
     high, low = (float(np.quantile(probability, 1 - share)) for share in (alarms, band))
-    high = max(high, least)
+    high, low = max(high, single.forged_from), max(low, single.authentic_below)
     numbers[3] = -rise * numbers[1]
     photographs = len({row["file"] for row in rows})
     versions = ", ".join(sorted({row["version"] for row in rows}))
@@ -331,7 +333,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     two.add_argument("output", type=Path)
     two.add_argument("--alarms", type=float, default=0.05)
     two.add_argument("--band", type=float, default=0.2)
-    two.add_argument("--least", type=float, default=0.5, help="forged is never said below it")
+    two.add_argument("--verdict", type=Path, required=True, help="rule of a single view")
     three = commands.add_parser("summary")
     three.add_argument("tables", type=Path, nargs="+")
     three.add_argument("--rule", type=Path, required=True)
@@ -343,7 +345,8 @@ def main(words: list[str] | None = None) -> None:
     """Runs one of the three."""
     arguments = parse_arguments(words)
     if arguments.command == "fit":
-        rule = fit_rule(read(arguments.tables), arguments.alarms, arguments.band, arguments.least)
+        single = VerdictRule.of(json.loads(arguments.verdict.read_text(encoding="utf-8")))
+        rule = fit_rule(read(arguments.tables), arguments.alarms, arguments.band, single)
         arguments.output.write_text(json.dumps(rule._asdict(), indent=1) + "\n", encoding="utf-8")
         print(arguments.output.read_text())
         return

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from loupe.data.sources.catalog import load_dataset
-from loupe.inference.verdict import REFERENCE_PIXELS
-from research.detector import calibrate, controls, gpu, measure, real, sheets, summary
+from loupe.inference.verdict import REFERENCE_PIXELS, VerdictRule
+from research.detector import calibrate, controls, gpu, measure, real, sheets, summary, tiles
 from research.detector.graft import graft
 from tests.scripts import load_script
 
@@ -95,7 +95,8 @@ def test_the_rule_takes_the_size_out_and_keeps_to_its_alarms() -> None:
     cameras = ruled.text("set") == "cameras"
     score = ruled.number("score")[cameras]
     assert (score >= rule.forged_from).mean() == pytest.approx(0.05, abs=0.005)
-    assert (score >= rule.authentic_below).mean() == pytest.approx(0.2, abs=0.005)
+    undecided = (score >= rule.authentic_below) & (score < rule.forged_from)
+    assert undecided.mean() == pytest.approx(0.2, abs=0.005)
     large = rows.number("height")[cameras] > 600
     assert abs((score[large] >= rule.forged_from).mean() - 0.05) < 0.03
 
@@ -115,6 +116,57 @@ def test_thresholds_are_reached_by_no_more_than_asked_and_versions_weigh_alike()
     for part in (0.0, 0.1, 0.3):
         threshold = calibrate.lowest_threshold(tenths, np.zeros(10), part)
         assert (tenths >= threshold).mean() == pytest.approx(part)
+
+
+def test_the_band_holds_no_more_of_the_values_than_asked() -> None:
+    tenths = np.linspace(0.1, 1, 10)
+    for high, part, expected in ((0.75, 0.2, 2), (0.75, 0.29, 2), (0.35, 0.2, 2), (0.15, 0.5, 1)):
+        low = calibrate.lower_end(tenths, high, part)
+        assert ((tenths >= low) & (tenths < high)).sum() == expected, (high, part)
+    # The band is never wider than it has to be to hold that many.
+    assert calibrate.lower_end(tenths, 0.75, 0.2) == pytest.approx(0.5001)
+
+
+def test_no_version_of_the_photographs_is_undecided_more_often_than_asked() -> None:
+    rows = synthetic_rows()
+    # Every second photograph is a version with higher scores.
+    higher = np.arange(4000) % 4 == 1
+    logit = np.log(rows.number("score") / (1 - rows.number("score")))
+    versions = np.where(higher, "shrunk", "whole")
+    rows = summary.Rows(
+        rows.columns
+        | {"version": versions, "score": 1 / (1 + np.exp(-np.where(higher, logit + 1, logit)))}
+    )
+    rule = calibrate.fit_rule(rows, 0.05, 0.2)
+    ruled = summary.with_rule(rows, rule)
+    score, cameras = ruled.number("score"), ruled.text("set") == "cameras"
+    undecided = (score >= rule.authentic_below) & (score < rule.forged_from)
+    parts = [undecided[cameras & (versions == name)].mean() for name in ("shrunk", "whole")]
+    assert parts[0] == pytest.approx(0.2, abs=0.005)
+    assert parts[1] < 0.2
+
+
+def test_ends_of_the_rule_for_windows_are_never_below_those_of_a_single_view() -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(40):
+        for kind, shift in (("authentic", 0.0), ("splice", 3.0)):
+            windows = rng.normal(-4, 0.5, 9)
+            windows[0] += shift
+            rows.append(
+                {
+                    "file": str(index),
+                    "version": "whole",
+                    "kind": kind,
+                    "overview": float(rng.normal(-3, 0.5)),
+                    "windows": windows.tolist(),
+                }
+            )
+    single = VerdictRule(1, 0, 0, 0.9, 0.7, 96, 0.6, "")
+    rule = tiles.fit_rule(rows, 0.05, 0.2, single)
+    assert (rule.forged_from, rule.authentic_below) == (0.9, 0.7)
+    free = tiles.fit_rule(rows, 0.05, 0.2, single._replace(forged_from=0.0, authentic_below=0.0))
+    assert free.authentic_below < free.forged_from < 0.9
 
 
 def test_the_threshold_of_maps_weighs_sets_alike_and_forged_images_only() -> None:
