@@ -55,6 +55,19 @@ def test_no_text_of_a_file_becomes_markup(report: Path):
     assert "data-file" in reader.names
 
 
+def test_marks_on_an_image_called_authentic_are_said_to_be_a_weak_hint(report: Path):
+    content = json.loads((report / "report.json").read_text())
+    forged, undecided, authentic = content["images"]
+    regions = forged["regions"]
+    for image in (undecided, authentic):
+        image["regions"] = regions
+    hint = "Marked although the image as a whole is called authentic"
+    for images, expected in (([forged, undecided], 0), ([authentic], 1)):
+        assert page(content | {"images": images}).count(hint) == expected
+    authentic["regions"] = []
+    assert hint not in page(content)
+
+
 def test_a_page_of_a_thousand_images_is_light(report: Path):
     content = json.loads((report / "report.json").read_text())
     content["images"] *= 334

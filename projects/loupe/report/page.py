@@ -20,6 +20,10 @@ VERDICTS = {
     "authentic": "Authentic: no trace that this model knows; others may be there",
     "": "No verdict: the weights carry no rule for one",
 }
+MARKED_THOUGH_AUTHENTIC = (
+    "Marked although the image as a whole is called authentic: a weak hint, which authentic "
+    "photographs give, too."
+)
 _CREDENTIALS = {
     "none": "none",
     "valid": "valid signature, of a signer who is not on a list of trust",
@@ -160,6 +164,8 @@ def _regions(image: Mapping[str, Any]) -> str:
     said = [fact["sentence"] for fact in image["facts"] if fact["region"] is not None]
     more = len(image["regions"]) - 10
     rest = f'<p class="soft">and {more} smaller ones</p>' if more > 0 else ""
+    if image["verdict"] == "authentic":
+        rest += f'<p class="soft">{_text(MARKED_THOUGH_AUTHENTIC)}</p>'
     return (
         '<h3>Marked regions</h3><table><thead><tr><th class="n">no.</th><th>box in pixels (left, '
         'top to right, bottom)</th><th class="n">area in pixels</th><th class="n">mean score</th>'
