@@ -86,11 +86,11 @@ def fit_rule(rows: Rows, alarms: float, band: float) -> VerdictRule:
     probability = 1 / (1 + np.exp(-(x[cameras] @ coefficients)))
     versions = rows.text("version")[cameras]
     of_versions = [probability[versions == version] for version in sorted(set(versions))]
-    high = lowest_threshold(probability, versions, alarms)
+    high = lowest_threshold(probability, alarms, versions)
     for own in of_versions:
         # In whole photographs: 3 of 29 count as a tenth.
         part = round(2 * alarms * len(own)) / len(own)
-        high = max(high, lowest_threshold(own, np.zeros(len(own)), part))
+        high = max(high, lowest_threshold(own, part))
     low = max(lower_end(own, high, band) for own in of_versions)
     photographs = len(set(rows.text("file")[cameras]))
     statement = (
@@ -126,16 +126,16 @@ def best_mask_threshold(rows: Rows) -> float:
     return max(means, key=lambda value: means[value])
 
 
-def lowest_threshold(values: np.ndarray, groups: np.ndarray, part: float) -> float:
+def lowest_threshold(values: np.ndarray, part: float, groups: np.ndarray | None = None) -> float:
     """The lowest number of four digits that at most a part of the values reach.
 
     Args:
         values: (n,) probabilities.
-        groups: (n,) names of groups that weigh the same.
         part: fraction of the values, from 0 to less than 1.
+        groups: (n,) names of groups that weigh the same; None = all values do.
     """
-    weights = np.zeros(len(values))
-    for group in set(groups):
+    weights = np.ones(len(values))
+    for group in () if groups is None else set(groups):
         weights[groups == group] = 1 / (groups == group).sum()
     falling = np.argsort(-values, kind="stable")
     reached = np.cumsum(weights[falling]) / weights.sum()
@@ -149,7 +149,7 @@ def lower_end(values: np.ndarray, high: float, part: float) -> float:
     undecided = int(part * len(values) + 1e-9)
     if undecided >= len(below):
         return 0.0
-    return lowest_threshold(below, np.zeros(len(below)), undecided / len(below))
+    return lowest_threshold(below, undecided / len(below))
 
 
 def main(words: list[str] | None = None) -> None:

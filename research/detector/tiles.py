@@ -42,6 +42,12 @@ DIAMETER = 200
 CENTRE = 1536
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 _BINS = 1000
+# Versions as a rule's statement names them.
+_IN_WORDS = {
+    "whole": "whole files",
+    "centre": "their centres",
+    "jpeg85": "their centres at JPEG 85",
+}
 
 
 class Cut:
@@ -240,11 +246,11 @@ def fit_rule(
     high, low = max(high, single.forged_from), max(low, single.authentic_below)
     numbers[3] = -rise * numbers[1]
     photographs = len({row["file"] for row in rows})
-    versions = ", ".join(sorted({row["version"] for row in rows}))
+    versions = sorted({_IN_WORDS.get(row["version"], row["version"]) for row in rows})
     statement = (
         f"Of camera photographs cut into windows at most {alarms:.0%} reach {high:.2f}. Fitted on "
         f"{photographs} photographs of cameras that occur nowhere in training, as "
-        f"{versions}, and on {int(forged.sum())} forgeries of {DIAMETER} px in them"
+        f"{', '.join(versions)}, and on {int(forged.sum())} forgeries of {DIAMETER} px in them"
     )
     first = [round(float(number), 4) for number in numbers]
     return TileRule(*first, round(high, 4), round(low, 4), statement)

@@ -110,11 +110,11 @@ def test_a_negative_slope_is_never_fitted() -> None:
 def test_thresholds_are_reached_by_no_more_than_asked_and_versions_weigh_alike() -> None:
     values = np.array([0.2] * 90 + [0.9] * 10)
     groups = np.array(["many"] * 90 + ["few"] * 10)
-    assert calibrate.lowest_threshold(values, groups, 0.4) == pytest.approx(0.9001)
-    assert calibrate.lowest_threshold(values, groups, 0.5) == pytest.approx(0.2001)
+    assert calibrate.lowest_threshold(values, 0.4, groups) == pytest.approx(0.9001)
+    assert calibrate.lowest_threshold(values, 0.5, groups) == pytest.approx(0.2001)
     tenths = np.linspace(0.1, 1, 10)
     for part in (0.0, 0.1, 0.3):
-        threshold = calibrate.lowest_threshold(tenths, np.zeros(10), part)
+        threshold = calibrate.lowest_threshold(tenths, part)
         assert (tenths >= threshold).mean() == pytest.approx(part)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from loupe.checkpoint import load_into, load_weights
-from loupe.explanation.adapters import add_adapters, digest
+from loupe.explanation.adapters import add_adapters
 from loupe.explanation.bases import Base, BaseError, join, load_base
 from loupe.explanation.region_features import (
     EncoderTower,
@@ -19,7 +19,6 @@ from loupe.explanation.region_features import (
     RegionTower,
     merges,
 )
-from loupe.model_zoo import is_shipped, shipped_file
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # A LLaVA's projector, and a Qwen2-VL's merger.
@@ -59,7 +58,7 @@ def explainer_arguments(cfg: CfgNode) -> dict[str, Any]:
             "base": keys.BASE.rstrip("/").rpartition("/")[2],
             "digest": base.digest,
             "grid": 0 if base.sees else keys.GRID,
-            "tower": "" if base.sees else guide_digest(keys.GUIDE_WEIGHTS),
+            "tower": "" if base.sees or guide is None else encoder_digest(guide),
             "lora_alpha": keys.LORA_ALPHA,
             "tell_region": keys.TELL_REGION,
         }
@@ -74,9 +73,16 @@ def explainer_arguments(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def guide_digest(name: str) -> str:
-    """Of the file of a Loupe: adapters that see by one encoder do not fit another."""
-    return digest([shipped_file(name) if is_shipped(name) else Path(name)])
+def encoder_digest(guide: nn.Module) -> str:
+    """A short hash of a Loupe's encoder: adapters that see by one encoder do not fit another.
+
+    Classifier, segmenter and rule of the same file may change; the adapters never see them.
+    """
+    sha = hashlib.sha256()
+    for name, tensor in sorted(guide.get_submodule("backbone").state_dict().items()):
+        sha.update(f"{name} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:16]
 
 
 def build_guide(cfg: CfgNode) -> nn.Module:
