@@ -7,7 +7,8 @@
 Every arm goes on from the same weights, which have seen neither views nor real forgeries nor
 controls, for the same number of steps of `configs/pretrain_tiny_real.yaml`, with one thing left
 out. It is then measured on camera photographs and on two sets of real forgeries, with raw scores
-and with the patch classifier's maps, for no segmenter is trained. An arm may end in `-SEED`.
+and with the patch classifier's maps, for no segmenter is trained. An arm may end in `-SEED`: the
+table takes the mean of the seeds.
 """
 
 from __future__ import annotations
@@ -149,59 +150,86 @@ def found(rows: Rows) -> Callable[[Rows], float]:
     return lambda part: float((part.number("score")[part.number("label") == 1] > level).mean())
 
 
-def metrics_of(rows: Rows) -> dict[str, tuple[Rows, Callable[[Rows], float]]]:
-    """Each column of the table: the images that it is of, and how it is computed of them."""
-    columns: dict[str, tuple[Rows, Callable[[Rows], float]]] = {}
+class Cell(NamedTuple):
+    """One metric of the images of one table."""
+
+    rows: Rows
+    metric: Callable[[Rows], float]
+
+    def value(self, chosen: np.ndarray | None = None) -> float:
+        """Of all images, or of those chosen."""
+        return self.metric(self.rows if chosen is None else self.rows.where(chosen))
+
+
+def metrics_of(rows: Rows) -> dict[str, Cell]:
+    """Every metric of an arm, by name."""
+    cells = {}
     cameras = rows.where(rows.text("set") == "cameras")
     for version in VERSIONS:
         part = cameras.where(cameras.text("version") == version)
-        columns[f"cameras, {version}"] = part, _above_half
+        cells[f"cameras, {version}: above .5"] = Cell(part, _above_half)
     for name in SETS:
         part = rows.where(rows.text("set") == name)
-        columns[f"{name}: image/AUC"] = part, image_auc
-        columns[f"{name}: found"] = part, found(rows)
-        columns[f"{name}: pixel/AUC-image"] = part, forged_mean("pixel_auc")
-    return columns
+        cells[f"{name}: image/AUC"] = Cell(part, image_auc)
+        cells[f"{name}: found"] = Cell(part, found(rows))
+        cells[f"{name}: pixel/AUC-image"] = Cell(part, forged_mean("pixel_auc"))
+    return cells
 
 
 def _above_half(rows: Rows) -> float:
     return float((rows.number("score") >= 0.5).mean())
 
 
-def difference(name: str, rows: Rows, reference: Rows) -> str:
-    """A column of an arm less that of the reference, with its 95% interval, as text.
+def difference(pairs: list[tuple[Cell, Cell]]) -> str:
+    """What an arm has less than the arm with all, in the mean of the seeds, as text.
 
-    Both were measured on the same images, which are drawn together, by source photograph.
+    The 95% interval draws source photographs, the same for all seeds and both arms; each seed's own
+    difference stands in parentheses.
+
+    Args:
+        pairs: Of each seed the arm and the arm with all, measured on the same images.
+
+    Raises:
+        ValueError: The images differ.
     """
-    (part, metric), (other, other_metric) = metrics_of(rows)[name], metrics_of(reference)[name]
-    if (part.text("file") != other.text("file")).any():
-        raise ValueError(f"{name}: the arms were measured on different images; measure them again")
-    groups = part.text("group")
+    files = pairs[0][0].rows.text("file").tolist()
+    if any(cell.rows.text("file").tolist() != files for pair in pairs for cell in pair):
+        raise ValueError("the arms were measured on different images; measure them again")
+    groups = pairs[0][0].rows.text("group")
     members = [np.flatnonzero(groups == group) for group in sorted(set(groups))]
     generator = np.random.default_rng(0)
-    values = []
-    for _ in range(_RESAMPLES):
-        drawn = generator.choice(len(members), len(members))
-        chosen = np.concatenate([members[i] for i in drawn])
-        values.append(metric(part.where(chosen)) - other_metric(other.where(chosen)))
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return f"{metric(part) - other_metric(other):+.3f} [{low:+.3f}, {high:+.3f}]"
+    drawn = [
+        np.concatenate([members[i] for i in generator.choice(len(members), len(members))])
+        for _ in range(_RESAMPLES)
+    ]
+
+    def mean(chosen: np.ndarray) -> float:
+        return float(np.mean([arm.value(chosen) - full.value(chosen) for arm, full in pairs]))
+
+    low, high = np.nanpercentile([mean(chosen) for chosen in drawn], [2.5, 97.5])
+    own = [arm.value() - full.value() for arm, full in pairs]
+    seeds = ", ".join(f"{value:+.3f}" for value in own)
+    return f"{np.mean(own):+.3f} [{low:+.3f}, {high:+.3f}] ({seeds})"
 
 
 def table(output: Path) -> str:
-    """Markdown: the first arm as it is, the others as differences from it."""
-    measured = {
-        name: read_rows(output / name / "measured" / "images.csv")
-        for name in sorted(path.parent.parent.name for path in output.glob("*/measured/images.csv"))
-    }
-    reference = measured.pop("all")
-    columns = metrics_of(reference)
-    lines = [[ARMS["all"].text, *(f"{metric(part):.3f}" for part, metric in columns.values())]]
-    for name, rows in measured.items():
-        arm, seed = arm_of(name)
-        text = arm.text if seed == SEED else f"{arm.text}, seed {seed}"
-        lines.append([text, *(difference(column, rows, reference) for column in columns)])
-    return markdown_table(["", *columns], lines)
+    """Markdown: a row for each metric, with all five and then less each of them."""
+    measured: dict[Arm, dict[int, dict[str, Cell]]] = {}
+    for path in sorted(output.glob("*/measured/images.csv")):
+        arm, seed = arm_of(path.parent.parent.name)
+        measured.setdefault(arm, {})[seed] = metrics_of(read_rows(path))
+    full = measured[ARMS["all"]]
+    others = [arm for arm in ARMS.values() if arm in measured and arm != ARMS["all"]]
+    lines = []
+    for name in next(iter(full.values())):
+        values = [cells[name].value() for cells in full.values()]
+        seeds = ", ".join(f"{value:.3f}" for value in values)
+        line = [name, f"{np.mean(values):.3f} ({seeds})"]
+        for arm in others:
+            shared = sorted(measured[arm].keys() & full.keys())
+            line.append(difference([(measured[arm][s][name], full[s][name]) for s in shared]))
+        lines.append(line)
+    return markdown_table(["", ARMS["all"].text, *(arm.text for arm in others)], lines)
 
 
 def main(words: list[str] | None = None) -> None:

@@ -124,25 +124,36 @@ def write_measured(folder: Path, shift: float) -> None:
         table.writerows(rows)
 
 
-def test_the_table_has_differences_from_the_arm_with_all(
+def test_the_table_has_mean_differences_of_both_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_measured(tmp_path / "all", 0.2)
-    write_measured(tmp_path / "no-real", 0.0)
-    write_measured(tmp_path / "all-12", 0.2)
+    for name, shift in (("all", 0.2), ("all-12", 0.1), ("no-real", 0.0), ("no-real-12", 0.1)):
+        write_measured(tmp_path / name, shift)
+    write_measured(tmp_path / "no-steps", 0.2)
     leave_one_out.main([str(tmp_path), "--table"])
     lines = capsys.readouterr().out.splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    column = {name: index for index, name in enumerate(cells[0])}
-    full, again, without = cells[2:]
-    assert [row[0] for row in (full, again, without)] == [
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows[0][1:] == [
         "all five",
-        "all five, seed 12",
+        "without the sense for quantisation steps",
         "without real forgeries",
     ]
-    assert full[column["casia_s: pixel/AUC-image"]] == "0.900"
-    assert again[column["casia_s: image/AUC"]] == "+0.000 [+0.000, +0.000]"
-    assert without[column["casia_s: pixel/AUC-image"]] == "-0.200 [-0.200, -0.200]"
-    lost, low, high = without[column["lalonde: image/AUC"]].replace(",", "").split()
-    assert float(low.strip("[")) < float(lost) < float(high.strip("]")) < 0
-    assert without[column["cameras, whole"]] == "+0.000 [+0.000, +0.000]"
+    cells = {row[0]: row[1:] for row in rows[2:]}
+    assert cells["casia_s: pixel/AUC-image"] == [
+        "0.850 (0.900, 0.800)",
+        "+0.000 [+0.000, +0.000] (+0.000)",
+        "-0.100 [-0.100, -0.100] (-0.200, +0.000)",
+    ]
+    assert cells["cameras, whole: above .5"][2].startswith("+0.000 [+0.000, +0.000]")
+    lost = cells["lalonde: image/AUC"][2]
+    mean, low, high, *_ = (float(word.strip("[](),")) for word in lost.split())
+    assert low < mean < high < 0
+
+
+def test_arms_of_different_images_are_not_compared(tmp_path: Path) -> None:
+    write_measured(tmp_path / "all", 0.2)
+    write_measured(tmp_path / "no-real", 0.2)
+    path = tmp_path / "no-real" / "measured" / "images.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ValueError, match="measured on different images"):
+        leave_one_out.table(tmp_path)
