@@ -179,8 +179,15 @@ def test_more_processes_than_devices_are_an_error_before_they_meet(monkeypatch):
     monkeypatch.setattr("torch.cuda.set_device", lambda number: None)
     monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: pytest.fail("met"))
     group = process_group(rank=0, local_rank=0, world_size=2, local_size=2, url="file:///none")
-    with pytest.raises(RuntimeError, match="2 processes on a machine with 1 CUDA devices"), group:
+    with pytest.raises(ValueError, match="2 processes on a machine with 1 CUDA devices"), group:
         pass
+
+
+def test_processes_that_cannot_meet_are_an_error_in_one_line():
+    arguments = Namespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="foo")
+    with pytest.raises(ValueError, match="of 2 cannot meet the others at foo: .*--dist-url") as one:
+        launch(print, arguments)
+    assert "\n" not in str(one.value)
 
 
 def test_more_processes_than_images_in_a_batch_are_an_error(folder, monkeypatch):

@@ -16,9 +16,17 @@ import argparse
 import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from loupe.commands.command_line import add_options, read_config, run_command
+from loupe.commands.command_line import (
+    add_options,
+    positive,
+    read_config,
+    run_command,
+    whole,
+)
 from loupe.writing import locked_folder
 
 if TYPE_CHECKING:
@@ -40,10 +48,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_process_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `loupe.trainer.launch` reads."""
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes of each machine")
-    parser.add_argument("--num-machines", type=int, default=1, help="machines (default: 1)")
-    parser.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0 on")
-    parser.add_argument("--dist-url", default=f"tcp://127.0.0.1:{PORT}", help="where they meet")
+    parser.add_argument("--num-gpus", type=positive, default=1, help="processes of each machine")
+    parser.add_argument("--num-machines", type=positive, default=1, help="machines (default: 1)")
+    parser.add_argument("--machine-rank", type=whole(0), default=0, help="of this one, from 0 on")
+    parser.add_argument(
+        "--dist-url",
+        type=meeting_place,
+        default=f"tcp://127.0.0.1:{PORT}",
+        help="where they meet: tcp://ADDRESS:PORT of the machine of rank 0, or file:///PATH",
+    )
+
+
+def meeting_place(text: str) -> str:
+    """Type of --dist-url: what is no address is told before processes wait for each other."""
+    try:
+        url = urlsplit(text)
+        usable = {
+            "tcp": bool(url.hostname and url.port),
+            "file": bool(url.path) and Path(url.path).parent.is_dir(),
+            "env": True,
+        }.get(url.scheme, False)
+    except ValueError:  # A port that is no number.
+        usable = False
+    if not usable:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither tcp://ADDRESS:PORT nor file:///PATH of a file in a folder"
+        )
+    return text
 
 
 def work(arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -60,9 +91,18 @@ def work(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def start(arguments: argparse.Namespace) -> None:
-    """Runs as many processes as asked for."""
+    """Runs as many processes as asked for.
+
+    Raises:
+        ValueError: This machine is none of those that are asked for.
+    """
     from loupe.trainer import launch
 
+    if arguments.machine_rank >= arguments.num_machines:
+        raise ValueError(
+            f"--machine-rank {arguments.machine_rank}: of {arguments.num_machines} machines "
+            f"(--num-machines) the ranks are 0 to {arguments.num_machines - 1}"
+        )
     launch(work, arguments)
 
 

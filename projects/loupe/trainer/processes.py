@@ -111,21 +111,28 @@ def _run_process(
     local_rank: int, main: Callable[[Namespace], Any], arguments: Namespace, failures: Path
 ) -> None:
     follow_parent()
-    with process_group(
+    group = process_group(
         rank=arguments.machine_rank * arguments.num_gpus + local_rank,
         local_rank=local_rank,
         world_size=arguments.num_machines * arguments.num_gpus,
         local_size=arguments.num_gpus,
         url=arguments.dist_url,
-    ):
-        try:
-            main(arguments)
-        except (ValueError, OSError) as error:
-            # About a file or a setting: the parent tells it as a run of one process would. Noted
-            # before the group ends, because then those that wait for this one fail, too.
-            write_bytes(failures / str(local_rank), pickle.dumps(Failure.of(error)))
-            raise SystemExit(2) from None
+    )
+    note = failures / str(local_rank)
+    # What `main` raises is noted before the group ends, for then those that wait for it fail, too.
+    with _noted(note), group, _noted(note):
+        main(arguments)
     _end_process()
+
+
+@contextmanager
+def _noted(note: Path) -> Iterator[None]:
+    """Ends the process on what is about a file or a setting: the parent tells it in one line."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        write_bytes(note, pickle.dumps(Failure.of(error)))
+        raise SystemExit(2) from None
 
 
 def _end_process() -> NoReturn:
@@ -149,11 +156,12 @@ def process_group(
     """Joins the group of all processes.
 
     Raises:
-        RuntimeError: there is CUDA, but fewer devices than processes on this machine.
+        ValueError: there is CUDA, but fewer devices than processes on this machine; or the others
+            cannot be joined.
     """
     has_cuda = torch.cuda.is_available()
     if has_cuda and local_size > torch.cuda.device_count():
-        raise RuntimeError(
+        raise ValueError(
             f"{local_size} processes on a machine with {torch.cuda.device_count()} CUDA devices. "
             "Ask for fewer, or hide the devices (CUDA_VISIBLE_DEVICES=) to run on the CPU."
         )
@@ -161,7 +169,13 @@ def process_group(
         torch.cuda.set_device(local_rank)
     backend = "nccl" if has_cuda else "gloo"
     logging.getLogger(__name__).info("process %d of %d joins over %s", rank, world_size, backend)
-    dist.init_process_group(backend, init_method=url, world_size=world_size, rank=rank)
+    try:
+        dist.init_process_group(backend, init_method=url, world_size=world_size, rank=rank)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"process {rank} of {world_size} cannot meet the others at {url}: "
+            f"{str(error).splitlines()[0]}. Check --dist-url"
+        ) from error
     try:
         comm.synchronize()
         yield
