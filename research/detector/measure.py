@@ -7,7 +7,8 @@ Writes OUTPUT/images.csv, one row for each image and version, as soon as it is m
 was interrupted goes on behind the last row. `python -m research.detector.summary` reads it.
 
 Versions of a camera photograph (pixels as stored): the whole file; windows of its centre at
-native scale (224, 512, 1024 px); shrunk to 512 px; shrunk to 1024 px and stored as JPEG 90 or 75.
+native scale (224, 512, 1024 px); shrunk to 512 px; shrunk to 1024 px and stored as JPEG 90 or 75;
+`--versions` also makes windows and shrunk photographs of any size (crop160, shrunk352).
 Of a set: as it is and, with `--harder SET`, stored as JPEG 80 or shrunk to 0.75.
 """
 
@@ -217,6 +218,21 @@ CAMERA_VERSIONS: dict[str, Version] = {
 HARDER: dict[str, Version] = {"jpeg80": _stored, "x0.75": _three_quarters}
 
 
+def camera_version(name: str) -> Version:
+    """The version of a name: one of CAMERA_VERSIONS, or cropN or shrunkN of any size.
+
+    Raises:
+        ValueError: There is no such version.
+    """
+    sized = re.fullmatch(r"(crop|shrunk)(\d{2,5})", name)
+    if sized:
+        return (_window if sized[1] == "crop" else _shrunk)(int(sized[2]))
+    if name not in CAMERA_VERSIONS:
+        known = ", ".join(CAMERA_VERSIONS)
+        raise ValueError(f"no version {name}; they are {known}, and crop and shrunk of any size")
+    return CAMERA_VERSIONS[name]
+
+
 def read_case(case: Case) -> tuple[np.ndarray, np.ndarray | None]:
     """Pixels (H, W, 3) uint8 as stored and, of a forged image, its mask (H, W) in [0, 1]."""
     if is_synthetic(case.file):
@@ -296,8 +312,7 @@ def main(words: list[str] | None = None) -> None:
         name, _, stream = entry.partition("=")
         work += [(name, case, {"as is": _as_it_is}) for case in stream_cases(stream)]
     if arguments.cameras:
-        names = arguments.versions or list(CAMERA_VERSIONS)
-        versions = {name: CAMERA_VERSIONS[name] for name in names}
+        versions = {name: camera_version(name) for name in arguments.versions or CAMERA_VERSIONS}
         cameras = read_cases(arguments.cameras, arguments.per_camera)
         work += [("cameras", case, versions) for case in cameras]
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,14 @@ def test_versions_of_a_photograph_have_their_sizes() -> None:
     np.testing.assert_array_equal(made["crop512"][0], image[top : top + 512, left : left + 512])
     # What is hardly larger is not shrunk.
     assert measure.CAMERA_VERSIONS["shrunk512"](image[:500, :600], None) is None
+    for name, shape in (
+        ("crop160", (160, 160)),
+        ("shrunk352", (264, 352)),
+        ("whole", (1200, 1600)),
+    ):
+        assert measure.camera_version(name)(image, None)[0].shape[:2] == shape
+    with pytest.raises(ValueError, match="no version shrunk; they are crop224, "):
+        measure.camera_version("shrunk")
 
 
 def synthetic_rows(size_effect: float = 0.0) -> summary.Rows:
