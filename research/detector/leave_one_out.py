@@ -239,6 +239,8 @@ def main(words: list[str] | None = None) -> None:
         print(table(arguments.output), end="")
         return
     for name in arguments.arms:
+        arm_of(name)  # A mistake is told before hours of training.
+    for name in arguments.arms:
         run_arm(name, arguments)
 
 

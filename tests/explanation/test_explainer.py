@@ -375,6 +375,24 @@ def test_a_base_that_is_not_there_is_named(tmp_path: Path):
         load_base("package:no_such_package", torch.float32)
 
 
+def test_what_a_packaged_base_needs_besides_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "half_installed").mkdir()
+    (tmp_path / "half_installed" / "__init__.py").touch()
+    (tmp_path / "half_installed" / "model.gguf").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def needs_more(*_: object, **__: object) -> None:
+        raise ImportError("Please install\ngguf")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", needs_more)
+    with pytest.raises(
+        BaseError, match=r"model.gguf: Please install gguf; run pip install 'loupe\["
+    ):
+        load_base("package:half_installed", torch.float32)
+
+
 def test_a_folder_of_a_llava_is_a_base(tmp_path: Path):
     from loupe.explanation.building import with_tower
 

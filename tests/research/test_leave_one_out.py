@@ -26,6 +26,14 @@ def test_a_name_is_an_arm_and_perhaps_a_seed() -> None:
         arm_of("no-hope-12")
 
 
+def test_a_mistake_in_a_name_is_told_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leave_one_out, "run_arm", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match="no arm no-hope"):
+        leave_one_out.main([str(tmp_path), "--arms", "all", "no-hope"])
+
+
 @pytest.mark.parametrize("name", ARMS)
 def test_each_arm_leaves_out_what_it_says_and_nothing_else(name: str) -> None:
     full = load_config(CONFIG)

@@ -88,9 +88,13 @@ def _load_package(package: str, dtype: torch.dtype) -> Base:
         pass
     else:
         options["quantization_config"] = GgufConfig(dequantize=True)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    except ImportError as error:  # transformers says so of gguf and sentencepiece.
+        reason = " ".join(str(error).split())
+        raise BaseError(f"{files[0]}: {reason}; run pip install 'loupe[explain]'") from error
     model = model.to(dtype)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     return Base(model, tokenizer, False, digest(files))
 
 
