@@ -93,7 +93,7 @@ class LoupePredictor:
     Example:
         >>> from loupe import LoupePredictor
         >>> predictor = LoupePredictor.from_pretrained("tiny")
-        >>> prediction = predictor(np.zeros((128, 128, 3), np.uint8))
+        >>> prediction = predictor(np.zeros((256, 256, 3), np.uint8))
         >>> prediction.verdict, prediction.reasons[0]
         ('undecided', 'no photograph: 100% of its pixels equal their neighbour')
 
