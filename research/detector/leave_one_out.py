@@ -27,7 +27,7 @@ from loupe.commands.train import main as train
 from loupe.modeling.forensic import patch_embedding
 from loupe.writing import markdown_table
 from research.detector.measure import main as measure
-from research.detector.summary import Rows, forged_mean, image_auc, read_rows
+from research.detector.summary import Rows, forged_mean, image_auc, read_rows, resampled_ends
 
 CONFIG = Path(__file__).parents[2] / "configs" / "pretrain_tiny_real.yaml"
 STEM = "forensic-copies"
@@ -109,11 +109,13 @@ def training_settings(arm: Arm) -> list[str]:
 
 def starting_weights(weights: Weights, arm: Arm) -> Weights:
     """Encoder and classifier, less the branch that an arm leaves out."""
-    branch = f".proj.{arm.branch}." if arm.branch else "segmenter."
+    left_out = ["segmenter."]
+    if arm.branch:
+        left_out.append(f"backbone.vit.patch_embed.proj.{arm.branch}.")
     return {
         name: value.float()
         for name, value in weights.items()
-        if not name.startswith("segmenter.") and branch not in name
+        if not name.startswith(tuple(left_out))
     }
 
 
@@ -195,18 +197,11 @@ def difference(pairs: list[tuple[Cell, Cell]]) -> str:
     files = pairs[0][0].rows.text("file").tolist()
     if any(cell.rows.text("file").tolist() != files for pair in pairs for cell in pair):
         raise ValueError("the arms were measured on different images; measure them again")
-    groups = pairs[0][0].rows.text("group")
-    members = [np.flatnonzero(groups == group) for group in sorted(set(groups))]
-    generator = np.random.default_rng(0)
-    drawn = [
-        np.concatenate([members[i] for i in generator.choice(len(members), len(members))])
-        for _ in range(_RESAMPLES)
-    ]
 
     def mean(chosen: np.ndarray) -> float:
         return float(np.mean([arm.value(chosen) - full.value(chosen) for arm, full in pairs]))
 
-    low, high = np.nanpercentile([mean(chosen) for chosen in drawn], [2.5, 97.5])
+    low, high = resampled_ends(pairs[0][0].rows.text("group"), mean, _RESAMPLES)
     own = [arm.value() - full.value() for arm, full in pairs]
     seeds = ", ".join(f"{value:+.3f}" for value in own)
     return f"{np.mean(own):+.3f} [{low:+.3f}, {high:+.3f}] ({seeds})"

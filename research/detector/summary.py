@@ -75,15 +75,28 @@ def with_rule(rows: Rows, rule: VerdictRule) -> Rows:
 
 def interval(rows: Rows, metric: Callable[[Rows], float]) -> str:
     """A metric with its 95% interval, as text."""
-    groups = {name: np.flatnonzero(rows.text("group") == name) for name in set(rows.text("group"))}
-    names = sorted(groups)
+    low, high = resampled_ends(rows.text("group"), lambda chosen: metric(rows.where(chosen)))
+    return f"{metric(rows):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def resampled_ends(
+    groups: np.ndarray, value: Callable[[np.ndarray], float], resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Ends of the 95% interval of a value, drawing whole groups of images.
+
+    Args:
+        groups: (n,) names of the images' groups.
+        value: Of the images with these numbers.
+        resamples: How often groups are drawn.
+    """
+    members = [np.flatnonzero(groups == name) for name in sorted(set(groups))]
     generator = np.random.default_rng(0)
     values = []
-    for _ in range(RESAMPLES):
-        drawn = generator.choice(len(names), len(names))
-        values.append(metric(rows.where(np.concatenate([groups[names[i]] for i in drawn]))))
+    for _ in range(resamples):
+        drawn = generator.choice(len(members), len(members))
+        values.append(value(np.concatenate([members[i] for i in drawn])))
     low, high = np.nanpercentile(values, [2.5, 97.5])
-    return f"{metric(rows):.3f} [{low:.3f}, {high:.3f}]"
+    return low, high
 
 
 def image_auc(rows: Rows) -> float:

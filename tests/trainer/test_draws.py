@@ -34,6 +34,11 @@ OPTIONS = (
 
 # In exact arithmetic a gradient below this is 0: the next larger ones seen are 1e-10.
 ROUNDING = 1e-12
+# In float32: the share of the other weights that may differ by a hundredth of an optimiser step,
+# and how far outputs may. On most processors no weight does, and outputs differ by 4e-6; on an AMD
+# Zen 5 0, 1 and 245 of 119,869 weights do (by up to 1.4e-3), and outputs by 1e-7, 7e-5 and 2e-3.
+FAR = {"stage 1": 0.0, "stage 2": 1e-3, "stage 3": 1e-2}
+OUTPUTS = {"stage 1": 2e-5, "stage 2": 2e-4, "stage 3": 5e-3}
 
 
 class DoubleTrainer(LoupeTrainer):
@@ -128,9 +133,7 @@ def test_float32_differs_where_no_output_sees_it(trained: Path, stage: str):
         noise = torch.randn(gradient.shape, generator=generator, dtype=torch.float64)
         changed[name] = weights[name] + noise * has_none
     assert without > 0
-    # On most processors none is that far; on an AMD Zen 5 0, 1 and 245 of 119,869 were (1.4e-3).
-    assert far < 0.01 * compared
+    assert far <= FAR[stage] * compared
     outputs = partial(outputs_of, trained, stage)
     torch.testing.assert_close(outputs(changed), outputs(weights), rtol=0, atol=1e-9)
-    # 4e-6 on most processors, 2e-3 on that one.
-    torch.testing.assert_close(outputs(one), outputs(two), rtol=0, atol=5e-3)
+    torch.testing.assert_close(outputs(one), outputs(two), rtol=0, atol=OUTPUTS[stage])
